@@ -1,0 +1,126 @@
+"""The settings of one server: read once, at start, from the environment and `OFFHAND_HOME/offhand.toml`."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from mcp_server.errors import FieldIssue, InvalidError
+from mcp_server.paths import home_folder
+
+SETTINGS_FILE = "offhand.toml"
+MIB = 1024 * 1024
+
+Decision = Literal["allow", "ask", "deny"]
+
+
+class PolicyRule(BaseModel):
+    """One rule of the user's. The first that matches decides, before the built-in rules."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    decision: Decision
+    level: Literal["desk", "phone", "hook"] | None = None
+    agent: str | None = None
+    workspace: str | None = None
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Patterns on argv: a last `*` stands for any rest, any other `*` for one argument. Left out: any command."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each key is also an environment variable, `OFFHAND_` before it."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFHAND_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=home_folder)
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8787
+    public_url: HttpUrl | None = None
+    api_key: str | None = None
+    """Seeds a key (`read`, `submit`) at start, for containers."""
+    workspaces: dict[str, Path] = {}
+    default_agent: str = "claude_code"
+    policy: tuple[PolicyRule, ...] = ()
+    pass_env: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names of environment variables that children get beside the built-in ones. As a variable: separated by commas."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 4
+    """How many tasks may run at once."""
+    limits: dict[str, Annotated[int, Field(ge=0, le=1000)]] = {}
+    """How many tasks of one agent may run at once."""
+    idle_seconds: Annotated[float, Field(gt=0)] = 600.0
+    output_limit_bytes: Annotated[int, Field(ge=1024)] = 20 * MIB
+    """What is kept of each output stream of an attempt; the rest is counted and dropped."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("pass_env", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("workspaces")
+    @classmethod
+    def _expanded(cls, value: dict[str, Path]) -> dict[str, Path]:
+        return {name: path.expanduser() for name, path in value.items()}
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was given on the command line, then the environment, then the file."""
+        file = TomlConfigSettingsSource(settings_cls, home_folder() / SETTINGS_FILE)
+        return named["init_settings"], named["env_settings"], file
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings; `given` comes from the command line and wins.
+
+    Raises:
+        InvalidError: a value cannot be used, or the file is not TOML; it names the key and where it stands.
+    """
+    path = home_folder() / SETTINGS_FILE
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidError(f"{path} is not TOML: {error}", field=SETTINGS_FILE, fix="Mend that line.") from None
+    except UnicodeDecodeError:
+        raise InvalidError(f"{path} is not UTF-8.", field=SETTINGS_FILE, fix="Save it as UTF-8.") from None
+    except ValidationError as error:
+        issues = [
+            FieldIssue(
+                ".".join(str(part) for part in problem["loc"]) or "settings",
+                problem["msg"],
+                f"Look for it in {path} and in OFFHAND_{str(problem['loc'][0]).upper()}." if problem["loc"] else "",
+            )
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        named = "; ".join(f"{issue.field}: {issue.message}" for issue in issues)
+        raise InvalidError(f"The settings cannot be used: {named}", issues=issues) from None
+    except Exception as error:  # pydantic-settings raises its own SettingsError for a variable that is not JSON
+        raise InvalidError(f"The settings cannot be used: {error}", field="settings") from None
+
+
+def write_workspaces(change: dict[str, str | None]) -> dict[str, str]:
+    """Add or remove (None) workspaces in the settings file, keeping the user's comments. Returns all that are in it."""
+    path = home_folder() / SETTINGS_FILE
+    document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+    table: Any = document.setdefault("workspaces", tomlkit.table())
+    for name, folder in change.items():
+        if folder is None:
+            table.pop(name, None)
+        else:
+            table[name] = folder
+    if change:
+        temporary = path.with_suffix(".toml.new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(tomlkit.dumps(document))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    return {str(name): str(folder) for name, folder in table.items()}
