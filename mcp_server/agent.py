@@ -39,7 +39,7 @@ class WorkOrder:
     """What an agent is told to do.
 
     `cwd` lies in `workspace` (a resolved folder), or both are None. `earlier` holds the messages
-    and answers of the same conversation, oldest first.
+    and answers of the same conversation, oldest first. `attempt` counts from 1.
     """
 
     description: str = ""
@@ -47,6 +47,7 @@ class WorkOrder:
     workspace: Path | None = None
     cwd: Path | None = None
     earlier: tuple[str, ...] = ()
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)

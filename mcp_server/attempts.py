@@ -5,12 +5,15 @@ Every write carries the fencing number of its attempt; one that comes late chang
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mcp_server.clock import Clock, now_us
+from mcp_server.errors import ConflictError
 from mcp_server.events import Events
 from mcp_server.search import reindexed
 from mcp_server.store.database import Database, Row, Transaction
@@ -51,7 +54,9 @@ class Attempts:
             if not heads:
                 return None
             number = min(heads, key=lambda head: (-head["priority"], head["number"]))["number"]
-            row = await transaction.one("task_claim", number=number, fence=await self._fence(transaction), now=self._now())
+            row = await transaction.one(
+                "task_claim", number=number, fence=await self._fence(transaction), now=self._now()
+            )
             assert row is not None
             task = Task.of(row)
             await transaction.run(
@@ -66,7 +71,9 @@ class Attempts:
         """Take a running attempt over, under a new fencing number."""
 
         async def body(transaction: Transaction) -> Task:
-            row = await transaction.one("task_adopt", number=number, fence=await self._fence(transaction), now=self._now())
+            row = await transaction.one(
+                "task_adopt", number=number, fence=await self._fence(transaction), now=self._now()
+            )
             assert row is not None
             task = Task.of(row)
             await record_event(self._events, transaction, task, None, kind="task.adopted")
@@ -78,13 +85,17 @@ class Attempts:
         """What is `running` or `cancelling` according to the store."""
         return [Task.of(row) for row in await self._database.all("task_running")]
 
-    async def promote_due(self) -> int | None:
-        """Queue the scheduled tasks whose time has come; returns when the next one is due (microseconds)."""
+    async def promote_due(self, installed: Collection[str]) -> int | None:
+        """Queue the scheduled tasks whose time has come; returns when the next one is due (microseconds).
+
+        Those of agents that are not `installed` say so.
+        """
 
         async def body(transaction: Transaction) -> int | None:
             for due in await transaction.all("task_due", now=self._now()):
                 task = await require_task(transaction, due["number"])
-                await move(self._events, transaction, task, "queued", None, self._now())
+                reason = None if task.agent in installed else "agent_not_installed"
+                await move(self._events, transaction, task, "queued", reason, self._now())
             following = await transaction.one("task_next_due")
             return following["run_after"] if following else None
 
@@ -111,10 +122,24 @@ class Attempts:
 
     async def output_end(self, task: Task, stream: str) -> int:
         """How many bytes of a stream are kept."""
-        row = await self._database.one(
-            "output_end", task_number=task.number, attempt=task.attempt, stream=stream
-        )
+        row = await self._database.one("output_end", task_number=task.number, attempt=task.attempt, stream=stream)
         return row["size"] if row else 0
+
+    async def wait_for_output(self, task: Task, stream: str, offset: int, seconds: float) -> None:
+        """Return once the stream goes beyond `offset`, the attempt is over, or after `seconds`."""
+        with self._events.watch(f"task://{task.id}") as changed, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while await self.output_end(task, stream) <= offset and await self._goes_on(task):
+                    await changed.wait()
+                    changed.clear()
+
+    async def _goes_on(self, task: Task) -> bool:
+        row = await self._database.one("task_by_number", number=task.number)
+        return (
+            not self._events.closing
+            and row is not None
+            and (row["status"], row["attempt"]) == ("running", task.attempt)
+        )
 
     async def read_output(self, task: Task, stream: str, offset: int, limit: int) -> bytes:
         """At most `limit` bytes of a stream of the latest attempt, from `offset` on."""
@@ -134,11 +159,11 @@ class Attempts:
         """Write an attempt's end and what becomes of its task, in one transaction.
 
         Raises:
-            ConflictError: the attempt belongs to somebody else by now. Nothing was written.
+            ConflictError: the attempt belongs to somebody else by now, or has ended. Nothing was written.
         """
 
         async def body(transaction: Transaction) -> Task:
-            current = await require_task(transaction, task.number)
+            current = await _held(transaction, task)
             now = self._now()
             await transaction.run(
                 "attempt_finish",
@@ -165,22 +190,18 @@ class Attempts:
         """An attempt that never began costs none: the task goes back to the queue."""
 
         async def body(transaction: Transaction) -> Task:
-            current = await require_task(transaction, task.number)
-            if current.status == "cancelling":
-                return await move(
-                    self._events, transaction, current, "cancelled", current.reason, self._now(), fence=task.fence
-                )
+            current = await _held(transaction, task)
             await transaction.run("attempt_delete", task_number=task.number, attempt=task.attempt)
             await transaction.run("task_refund_attempt", number=task.number, fence=task.fence)
-            return await move(self._events, transaction, current, "queued", None, self._now(), fence=task.fence)
+            cancelling = current.status == "cancelling"
+            status, reason = ("cancelled", current.reason) if cancelling else ("queued", None)
+            return await move(self._events, transaction, current, status, reason, self._now(), fence=task.fence)
 
         return await self._database.write(body)
 
     async def conversation(self, task: Task) -> tuple[str, ...]:
         """Messages and answers of the conversation before this task, oldest first."""
-        rows = await self._database.all(
-            "task_conversation", conversation_id=task.conversation_id, number=task.number
-        )
+        rows = await self._database.all("task_conversation", conversation_id=task.conversation_id, number=task.number)
         return tuple(text for row in rows for text in (row["description"], row["summary"] or ""))
 
     async def counts(self) -> list[Row]:
@@ -200,6 +221,16 @@ class Attempts:
             result=json.dumps(result, ensure_ascii=False),
             summary=result.get("text", ""),
         )
+
+
+async def _held(transaction: Transaction, task: Task) -> Task:
+    """The task as it is now, if its attempt still goes on and is the caller's: an attempt ends only once."""
+    current = await require_task(transaction, task.number)
+    if current.fence != task.fence or current.status not in ("running", "cancelling"):
+        raise ConflictError(
+            f"Attempt {task.attempt} of task {task.number} has ended, or is somebody else's.", existing=current.record()
+        )
+    return current
 
 
 def _next(current: Task, ending: Ending, now: int) -> tuple[Status, str | None, int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def current_caller() -> Caller:
 
 
 @contextmanager
-def calling_as(caller: Caller) -> Iterator[None]:
+def calling_as(caller: Caller) -> Generator[None]:
     """Everything awaited inside is done for `caller`."""
     token = _current.set(caller)
     try:

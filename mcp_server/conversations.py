@@ -11,7 +11,7 @@ from mcp_server.events import Events
 from mcp_server.search import index_document
 from mcp_server.sessions import require_session
 from mcp_server.store.database import Database, Row, Transaction
-from mcp_server.values import CONTENT_LIMIT_BYTES, check_known_id, check_new_id, check_text
+from mcp_server.values import CONTENT_LIMIT_BYTES, check_known_id, check_new_id, check_text, missing
 
 
 class Conversations:
@@ -76,6 +76,15 @@ class Conversations:
             return chunk_record(row), True
 
         return await self._database.write(body)
+
+    async def get(self, session_id: str, chunk_id: str) -> Row:
+        """One chunk in full. Raises NotFoundError."""
+        check_known_id(session_id, "session_id", "session")
+        check_known_id(chunk_id, "chunk_id", "chunk")
+        row = await self._database.one("chunk_by_id", session_id=session_id, id=chunk_id)
+        if row is None:
+            raise missing("chunk", "chunk_id", "Look for it with search and kind conversation.")
+        return chunk_record(row)
 
 
 def chunk_record(row: Row) -> Row:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ class Events:
         self._now = now
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._listeners: list[Callable[[Event], None]] = []
+        self.closing = False
+        """The server is going: whoever waits for a change takes what there is."""
 
     async def append(
         self,
@@ -65,12 +67,18 @@ class Events:
         for watcher in self._watchers.get(subject, ()):
             watcher.set()
 
+    def close(self) -> None:
+        """Wake every watcher, for the last time."""
+        self.closing = True
+        for subject in list(self._watchers):
+            self.wake(subject)
+
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Hear of every event from now on. Called on the event loop; must be quick."""
         self._listeners.append(listener)
 
     @contextmanager
-    def watch(self, subject: str) -> Iterator[asyncio.Event]:
+    def watch(self, subject: str) -> Generator[asyncio.Event]:
         """An `asyncio.Event` that is set whenever `subject` changes. Watch first, then read: nothing is missed."""
         watcher = asyncio.Event()
         self._watchers.setdefault(subject, set()).add(watcher)

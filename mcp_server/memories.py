@@ -56,9 +56,11 @@ class Memories:
             check_text(key, "key")
         if isinstance(content, str):
             check_text(content, "content", limit=CONTENT_LIMIT_BYTES)
+        # The limit of a text is on the text, not on its form in JSON, where one character can take six bytes.
+        limit = 6 * CONTENT_LIMIT_BYTES + 2 if isinstance(content, str) else CONTENT_LIMIT_BYTES
         fields = {
             "type": check_text(type, "type"),
-            "content": check_json(content, "content", limit=CONTENT_LIMIT_BYTES + 2),
+            "content": check_json(content, "content", limit=limit),
             "tags": check_json(check_labels(tags, "tags"), "tags"),
         }
         caller = current_caller()
@@ -66,7 +68,7 @@ class Memories:
         async def body(transaction: Transaction) -> tuple[Row, bool]:
             await require_session(transaction, session_id)
             existing = await self._same(transaction, id, key, session_id)
-            if existing is not None and all(existing[name] == value for name, value in fields.items()):
+            if existing is not None and _says(existing, fields):
                 return memory_record(existing), False
             if existing is not None and key is None:
                 raise _conflict(existing, "memory_id", "Store it with a key to supersede it, or choose another id.")
@@ -160,6 +162,18 @@ def memory_record(row: Row) -> Row:
         "created_at": iso(row["created_at"]),
         "updated_at": iso(row["updated_at"]),
     }
+
+
+def _says(existing: Row, fields: dict[str, str]) -> bool:
+    """Whether a memory has this content already. The order of an object's keys says nothing."""
+    return all(
+        existing[name] == text or (name != "type" and _sorted(existing[name]) == _sorted(text))
+        for name, text in fields.items()
+    )
+
+
+def _sorted(text: str) -> str:
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 def _conflict(existing: Row, field: str, fix: str) -> ConflictError:

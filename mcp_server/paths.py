@@ -46,15 +46,20 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
+def private(path: str, flags: int) -> int:
+    """An `opener` for files of mode 0600, whatever the umask is: that one is the user's, and goes on to their tasks."""
+    return os.open(path, flags, 0o600)
+
+
 def socket_folder(home: Path) -> Path:
     """The folder for the sockets of `home`: `home` itself, or one in the runtime folder where the path is too long."""
+    longest = home / "mcp.sock"
+    if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT_BYTES:
+        return home
     import hashlib
     import tempfile
     from pathlib import Path
 
-    longest = home / "mcp.sock"
-    if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT_BYTES:
-        return home
     runtime = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     name = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     return Path(runtime) / f"offhand-{os.getuid()}-{name}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -20,11 +20,14 @@ Kind = Literal["conversation", "memory", "artifact", "task"]
 KINDS: tuple[Kind, ...] = ("conversation", "memory", "artifact", "task")
 
 TERMS_LIMIT = 32
+PREFIX_CHARACTERS = 3
+"""A last word of fewer is taken as it is: "issue 2" means no year, and 2* would read half of the index."""
+
 EXCERPT_SOURCE_CHARACTERS = 20_000
 EXCERPT_CHARACTERS = 240
 NEWEST = 2**62
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[\w\u0300-\u036f]+")  # an accent that stands by itself is part of its word, as in the index
 
 
 class Search:
@@ -45,7 +48,7 @@ class Search:
         cursor: str | None = None,
     ) -> tuple[list[Row], str | None]:
         """The best matches first; without a query the newest first. Returns the page and the cursor of the next."""
-        filters = [facet("k", kind)] if kind else [f"({' OR '.join(facet('k', each) for each in KINDS)})"]
+        filters = [facet("k", kind)] if kind else []
         filters += [
             facet(letter, check_text(value, field))
             for letter, field, value in (("y", "type", type), ("t", "tag", tag), ("s", "session_id", session_id))
@@ -53,29 +56,43 @@ class Search:
         ]
         position = read_cursor(cursor)
         if query is None:
+            # Sessions are in the index too, but are no finds. The ranked statement leaves them out by itself.
+            everything = [] if kind else [f"({' OR '.join(facet('k', each) for each in KINDS)})"]
             page = {"before": position or NEWEST, "limit": limit + 1}
-            hits = await self._database.search("search_newest", match=" AND ".join(filters), **page)
+            hits = await self._database.search("search_newest", match=" AND ".join(everything + filters), **page)
             following = make_cursor(hits[limit - 1]["rowid"]) if len(hits) > limit else None
         else:
-            terms = match_terms(check_text(query, "query", limit=4096))
+            terms = await searched_terms(self._database, check_text(query, "query", limit=4096))
             if not terms:
                 return [], None
             match = " AND ".join([*filters, terms])
             page = {"offset": position or 0, "limit": limit + 1}
             hits = await self._database.search("search_ranked", match=match, **page)
             following = make_cursor((position or 0) + limit) if len(hits) > limit else None
-        return [await self._shown(hit, query) for hit in hits[:limit]], following
+        return await self._shown(hits[:limit], query or ""), following
 
-    async def _shown(self, hit: Row, query: str | None) -> Row:
-        (record,) = await self._database.search(f"search_{hit['kind']}", ref=hit["ref"]) or [{}]
-        (text,) = await self._database.search(
-            "search_text_of", rowid=hit["rowid"], clip=EXCERPT_SOURCE_CHARACTERS
-        ) or [{"title": "", "body": ""}]
-        shown = {name: iso(value) if name.endswith("_at") else value for name, value in record.items()}
-        if "tags" in shown:
-            shown["tags"] = json.loads(shown["tags"])
-        title = {"title": text["title"][:EXCERPT_CHARACTERS]} if text["title"] else {}
-        return {"kind": hit["kind"], **shown, **title, "excerpt": _excerpt(text["body"], query or "")}
+    async def _shown(self, hits: list[Row], query: str) -> list[Row]:
+        """What a list shows of `hits`: one query a kind, because each is a hop to the reader's thread and back."""
+        records: dict[tuple[str, int], Row] = {}
+        for kind in {hit["kind"]: None for hit in hits}:
+            refs = json.dumps([hit["ref"] for hit in hits if hit["kind"] == kind])
+            for row in await self._database.search(f"search_{kind}", refs=refs):
+                records[kind, row.pop("ref")] = row
+        rowids = json.dumps([hit["rowid"] for hit in hits])
+        found = await self._database.search("search_text_of", rowids=rowids, clip=EXCERPT_SOURCE_CHARACTERS)
+        texts = {row["rowid"]: row for row in found}
+        return [
+            _find(hit["kind"], records.get((hit["kind"], hit["ref"]), {}), texts.get(hit["rowid"]), query)
+            for hit in hits
+        ]
+
+
+def _find(kind: str, record: Row, text: Row | None, query: str) -> Row:
+    shown: Row = {name: iso(value) if name.endswith("_at") else value for name, value in record.items()}
+    if "tags" in shown:
+        shown["tags"] = json.loads(shown["tags"])
+    title = {"title": text["title"][:EXCERPT_CHARACTERS]} if text and text["title"] else {}
+    return {"kind": kind, **shown, **title, "excerpt": _excerpt(text["body"] if text else "", query)}
 
 
 def facet(letter: str, value: str) -> str:
@@ -84,13 +101,33 @@ def facet(letter: str, value: str) -> str:
     return f'facets : "{letter}{word}"'
 
 
-def match_terms(query: str) -> str:
-    """What a person typed, as a query that has no syntax to get wrong: every word must occur, the last may go on."""
-    words = _WORD.findall(query)[:TERMS_LIMIT]
+async def searched_terms(database: Database, query: str) -> str:
+    """`match_terms`, but a last word that is common by itself is taken as it is.
+
+    To go on from it, the index reads all words that begin so, and there is enough to show without them.
+    """
+    terms = match_terms(query)
+    if terms.endswith("*)"):
+        word = match_terms(_words(query)[-1], may_go_on=False)
+        (found,) = await database.search("search_is_common", match=word)
+        if found["is_common"]:
+            return match_terms(query, may_go_on=False)
+    return terms
+
+
+def match_terms(query: str, *, may_go_on: bool = True) -> str:
+    """What a person typed, as a query that has no syntax to get wrong: every word must occur, a long last may go on."""
+    words = _words(query)
     if not words:
         return ""
     quoted = " AND ".join(f'"{word}"' for word in words)
-    return f"{{title body}} : ({quoted}*)"
+    more = "*" if may_go_on and len(words[-1]) >= PREFIX_CHARACTERS else ""
+    return f"{{title body}} : ({quoted}{more})"
+
+
+def _words(query: str) -> list[str]:
+    # What holds no letter and no digit is no word of the index, and would match nothing.
+    return [word for word in _WORD.findall(query) if any(map(str.isalnum, word))][:TERMS_LIMIT]
 
 
 async def index_document(transaction: Transaction, kind: str, ref: int) -> None:
@@ -100,7 +137,7 @@ async def index_document(transaction: Transaction, kind: str, ref: int) -> None:
 
 
 @asynccontextmanager
-async def reindexed(transaction: Transaction, kind: str, ref: int) -> AsyncIterator[None]:
+async def reindexed(transaction: Transaction, kind: str, ref: int) -> AsyncGenerator[None]:
     """Around a change of a record's text."""
     await transaction.run("document_unindex", kind=kind, ref=ref)
     yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from mcp_server.callers import current_caller
 from mcp_server.clock import Clock, NewId, iso, new_id, now_us
 from mcp_server.errors import ConflictError, InvalidError
 from mcp_server.events import Events
-from mcp_server.search import drop_session_documents, facet, index_document, match_terms, reindexed
+from mcp_server.search import drop_session_documents, facet, index_document, reindexed, searched_terms
 from mcp_server.store.database import Database, Row, Transaction
 from mcp_server.values import (
     check_json,
@@ -58,7 +59,7 @@ class Sessions:
         title = check_text(title, "title") if title is not None else "Untitled"
         people = check_json(check_labels(participants, "participants"), "participants")
         facts = check_json(metadata or {}, "metadata")
-        request = json.dumps([title, people, facts], ensure_ascii=False)
+        request = json.dumps([title, people, metadata or {}], ensure_ascii=False, sort_keys=True)
         caller = current_caller()
 
         async def body(transaction: Transaction) -> tuple[Row, bool]:
@@ -99,19 +100,21 @@ class Sessions:
 
     async def summary(self, session_id: str) -> Row:
         """One session with what it holds: counts, and the latest of each noun."""
-        session = await self.get(session_id)
-        counts = await self._database.one("session_counts", id=session_id)
-        assert counts is not None
-        chunks = await self._database.all("chunk_latest", session_id=session_id, clip=EXCERPT_CHARACTERS, limit=5)
-        memories = await self._database.all("memory_latest", session_id=session_id, limit=10)
-        artifacts = await self._database.all("artifact_latest", session_id=session_id, limit=10)
-        tasks = await self._database.all(
-            "task_list_session", session_id=session_id, before=NEWEST, agent=None, status=None, lane=None, limit=10
+        read = self._database.all
+        anyone: dict[str, Any] = {"before": NEWEST, "agent": None, "status": None, "lane": None}
+        # Handed to the reader's thread together: each hop there and back costs more than its query.
+        session, (counts,), chunks, memories, artifacts, tasks = await asyncio.gather(
+            self.get(session_id),
+            read("session_counts", id=session_id),
+            read("chunk_latest", session_id=session_id, clip=EXCERPT_CHARACTERS, limit=5),
+            read("memory_latest", session_id=session_id, limit=10),
+            read("artifact_latest", session_id=session_id, limit=10),
+            read("task_list_session", session_id=session_id, limit=10, **anyone),
         )
         return session | {
-            "counts": dict(counts),
+            "counts": counts,
             "latest_chunks": [
-                row | {"created_at": iso(row["created_at"]), "clipped": len(row["content"]) < row["size"]}
+                row | {"created_at": iso(row["created_at"]), "clipped": len(row["content"].encode()) < row["size"]}
                 for row in chunks
             ],
             "latest_memories": [
@@ -143,12 +146,10 @@ class Sessions:
         archived = include_archived or status == "archived"
         page = {"before": before, "limit": limit + 1}
         if query is not None:
-            terms = match_terms(check_text(query, "query"))
+            terms = await searched_terms(self._database, check_text(query, "query"))
             match = f"{facet('k', 'session')} AND {terms}" if terms else None
             rows = (
-                await self._database.search(
-                    "session_list_found", match=match, status=status, archived=archived, **page
-                )
+                await self._database.search("session_list_found", match=match, status=status, archived=archived, **page)
                 if match
                 else []
             )
@@ -269,4 +270,6 @@ def session_record(row: Row) -> Row:
 
 def _excerpt(content: str) -> Any:
     value = json.loads(content)
-    return value if len(content) <= EXCERPT_CHARACTERS else content[:EXCERPT_CHARACTERS] + "…"
+    if len(content) <= EXCERPT_CHARACTERS:
+        return value
+    return (value if isinstance(value, str) else content)[:EXCERPT_CHARACTERS] + "…"

@@ -9,10 +9,17 @@ from typing import Annotated, Any, Literal
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from mcp_server.errors import FieldIssue, InvalidError
-from mcp_server.paths import home_folder
+from mcp_server.paths import home_folder, private
 
 SETTINGS_FILE = "offhand.toml"
 MIB = 1024 * 1024
@@ -36,13 +43,13 @@ class PolicyRule(BaseModel):
 class Settings(BaseSettings):
     """Everything that can be set. Each key is also an environment variable, `OFFHAND_` before it."""
 
-    model_config = SettingsConfigDict(env_prefix="OFFHAND_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="OFFHAND_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     home: Path = Field(default_factory=home_folder)
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     public_url: HttpUrl | None = None
-    api_key: str | None = None
+    api_key: Annotated[str | None, Field(repr=False)] = None
     """Seeds a key (`read`, `submit`) at start, for containers."""
     workspaces: dict[str, Path] = {}
     default_agent: str = "claude_code"
@@ -62,6 +69,12 @@ class Settings(BaseSettings):
     @classmethod
     def _names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        """As `paths.home_path` has it, which is where every other process looks."""
+        return Path(os.path.abspath(value.expanduser()))
 
     @field_validator("workspaces")
     @classmethod
@@ -85,6 +98,7 @@ def load_settings(**given: Any) -> Settings:
     """
     path = home_folder() / SETTINGS_FILE
     try:
+        _refuse_home(path)
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except tomllib.TOMLDecodeError as error:
         raise InvalidError(f"{path} is not TOML: {error}", field=SETTINGS_FILE, fix="Mend that line.") from None
@@ -101,14 +115,27 @@ def load_settings(**given: Any) -> Settings:
         ]
         named = "; ".join(f"{issue.field}: {issue.message}" for issue in issues)
         raise InvalidError(f"The settings cannot be used: {named}", issues=issues) from None
-    except Exception as error:  # pydantic-settings raises its own SettingsError for a variable that is not JSON
+    except SettingsError as error:  # a variable that is not JSON
         raise InvalidError(f"The settings cannot be used: {error}", field="settings") from None
+
+
+def _refuse_home(path: Path) -> None:
+    """The file lies in the home that it would move; the shim and the other commands would not follow."""
+    if path.exists() and "home" in tomllib.loads(path.read_text("utf-8")):
+        raise InvalidError(f"{path} cannot move the home.", field="home", fix="Set OFFHAND_HOME instead.")
 
 
 def write_workspaces(change: dict[str, str | None]) -> dict[str, str]:
     """Add or remove (None) workspaces in the settings file, keeping the user's comments. Returns all that are in it."""
     path = home_folder() / SETTINGS_FILE
-    document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+    try:
+        document: Any = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise InvalidError(f"{path} is not TOML: {error}", field=SETTINGS_FILE, fix="Mend that line.") from None
+    if not isinstance(document.get("workspaces", {}), dict):
+        raise InvalidError(
+            f"In {path}, workspaces is no table.", field=SETTINGS_FILE, fix='Write [workspaces], then NAME = "PATH".'
+        )
     table: Any = document.setdefault("workspaces", tomlkit.table())
     for name, folder in change.items():
         if folder is None:
@@ -117,8 +144,7 @@ def write_workspaces(change: dict[str, str | None]) -> dict[str, str]:
             table[name] = folder
     if change:
         temporary = path.with_suffix(".toml.new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=private) as file:
             file.write(tomlkit.dumps(document))
             file.flush()
             os.fsync(file.fileno())

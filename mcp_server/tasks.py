@@ -13,14 +13,12 @@ from mcp_server.callers import Caller, current_caller
 from mcp_server.clock import Clock, NewId, iso, new_id, now_us
 from mcp_server.errors import ConflictError, InvalidError
 from mcp_server.events import Events
-from mcp_server.search import facet, index_document, match_terms
+from mcp_server.search import facet, index_document, searched_terms
 from mcp_server.sessions import require_session
 from mcp_server.store.database import Database, Row, Transaction
 from mcp_server.values import ID_RULE, check_new_id, check_text, id_fault, make_cursor, missing, read_cursor
 
-Status = Literal[
-    "scheduled", "waiting_approval", "queued", "running", "cancelling", "completed", "failed", "cancelled"
-]
+Status = Literal["scheduled", "waiting_approval", "queued", "running", "cancelling", "completed", "failed", "cancelled"]
 FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
@@ -39,6 +37,7 @@ WAITING_REASONS = frozenset({"agent_not_installed"})
 """Reasons of a queued task for which no answer is to be expected soon."""
 
 NEWEST = 2**62
+PRIORITY_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +75,11 @@ class Task:
     @classmethod
     def of(cls, row: Row) -> Task:
         """From a row of the store."""
-        fields = {name: value for name, value in row.items() if name not in ("request", "summary")}
-        result = json.loads(row["result"]) if row["result"] else None
-        loaded = {"params": json.loads(row["params"]), "caller": json.loads(row["caller"]), "result": result}
-        return cls(**fields | loaded)
+        fields: dict[str, Any] = {name: row[name] for name in cls.__slots__}
+        fields["params"] = json.loads(row["params"])
+        fields["caller"] = json.loads(row["caller"])
+        fields["result"] = json.loads(row["result"]) if row["result"] else None
+        return cls(**fields)
 
     @property
     def final(self) -> bool:
@@ -110,8 +110,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """What a new task is made of, checked already."""
+    """What a new task is made of, checked already. `request` is what was asked, to tell the same from another."""
 
+    request: str
     agent: str
     description: str
     params: str
@@ -147,7 +148,6 @@ class Tasks:
         """
         task_id = check_new_id(id, "task_id") if id is not None else self._make_id("task")
         fields = {name: getattr(new, name) for name in NewTask.__slots__}
-        request = json.dumps({name: value for name, value in fields.items() if name != "reason"}, ensure_ascii=False)
         fields["conversation_id"] = new.conversation_id or task_id
         caller = current_caller()
 
@@ -155,7 +155,7 @@ class Tasks:
             await require_session(transaction, new.session_id)
             existing = await transaction.one("task_by_id", id=task_id)
             if existing is not None:
-                if existing["request"] != request:
+                if existing["request"] != new.request:
                     raise _taken(Task.of(existing))
                 return Task.of(existing), False
             now = self._now()
@@ -164,7 +164,6 @@ class Tasks:
                 "task_insert",
                 id=task_id,
                 status=status,
-                request=request,
                 caller=json.dumps(caller.record(), ensure_ascii=False),
                 now=now,
                 **fields,
@@ -204,7 +203,7 @@ class Tasks:
         filters = {"status": status, "agent": agent, "session_id": session_id, "lane": lane}
         page = {"before": read_cursor(cursor) or NEWEST, "limit": limit + 1}
         if query is not None:
-            terms = match_terms(check_text(query, "query", limit=4096))
+            terms = await searched_terms(self._database, check_text(query, "query", limit=4096))
             match = f"{facet('k', 'task')} AND {terms}"
             rows = await self._database.search("task_list_found", match=match, **filters, **page) if terms else []
         else:
@@ -241,8 +240,12 @@ class Tasks:
 
         return await self._database.write(body)
 
-    async def retry(self, task_id: str) -> Task:
-        """Queue a failed or cancelled task again, as further attempts of the same task.
+    async def retry(
+        self, task_id: str, *, priority: int | None = None, lane: str | None = None, reason: str | None = None
+    ) -> Task:
+        """Queue a failed or cancelled task again, as further attempts of the same task; elsewhere in line if given.
+
+        `reason` says why it will wait, if that is known.
 
         Raises:
             ConflictError: it is completed. One that waits or runs stays as it is.
@@ -262,7 +265,8 @@ class Tasks:
             if not task.final:
                 return task
             await transaction.run("task_allow_attempts", number=number)
-            return await move(self._events, transaction, task, "queued", None, self._now(), caller)
+            await self._set_queue(transaction, task, priority, lane)
+            return await move(self._events, transaction, task, "queued", reason, self._now(), caller)
 
         return await self._database.write(body)
 
@@ -273,8 +277,6 @@ class Tasks:
             ConflictError: the task has begun already.
         """
         number = (await self.get(task_id)).number
-        if lane:
-            check_text(lane, "lane")
         caller = current_caller()
 
         async def body(transaction: Transaction) -> Task:
@@ -286,17 +288,24 @@ class Tasks:
                     field="priority" if priority is not None else "lane",
                     fix="Leave it, or cancel it and delegate it again.",
                 )
-            values = {
-                "priority": task.priority if priority is None else priority,
-                "lane": task.lane if lane is None else (lane or None),
-            }
-            row = await transaction.one("task_set_queue", number=number, now=self._now(), **values)
-            assert row is not None
-            changed = Task.of(row)
+            changed = await self._set_queue(transaction, task, priority, lane)
             await record_event(self._events, transaction, changed, caller, kind="task.changed")
             return changed
 
         return await self._database.write(body)
+
+    async def _set_queue(self, transaction: Transaction, task: Task, priority: int | None, lane: str | None) -> Task:
+        if lane:
+            check_text(lane, "lane")
+        row = await transaction.one(
+            "task_set_queue",
+            number=task.number,
+            priority=task.priority if priority is None else check_priority(priority),
+            lane=task.lane if lane is None else (lane or None),
+            now=self._now(),
+        )
+        assert row is not None
+        return Task.of(row)
 
     async def wait(self, task: Task, seconds: float, until: Callable[[Task], bool]) -> Task:
         """The task as soon as `until` holds for it, or as it is after `seconds`."""
@@ -308,12 +317,23 @@ class Tasks:
                 changed.clear()
                 task = await self.get(task.id)
                 remaining = deadline - time.monotonic()
-                if until(task) or remaining <= 0:
+                if until(task) or remaining <= 0 or self._events.closing:
                     return task
                 try:
                     await asyncio.wait_for(changed.wait(), remaining)
                 except TimeoutError:
                     return await self.get(task.id)
+
+
+def check_priority(priority: int) -> int:
+    """Larger runs first."""
+    if abs(priority) > PRIORITY_LIMIT:
+        raise InvalidError(
+            "priority is out of range.",
+            field="priority",
+            fix=f"Give -{PRIORITY_LIMIT} to {PRIORITY_LIMIT}; larger runs first, 0 is usual.",
+        )
+    return priority
 
 
 async def require_task(transaction: Transaction, number: int) -> Task:

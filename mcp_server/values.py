@@ -14,6 +14,8 @@ from mcp_server.errors import InvalidError, NotFoundError, TooLargeError
 CONTENT_LIMIT_BYTES = 1024 * 1024
 METADATA_LIMIT_BYTES = 64 * 1024
 LABEL_LIMIT_BYTES = 512
+DEPTH_LIMIT = 100
+"""Levels of nested JSON: reading it back must not run out of stack, wherever that is done."""
 LIST_LIMIT = 100
 PAGE_LIMIT = 100
 WAIT_LIMIT_SECONDS = 45
@@ -87,16 +89,22 @@ def check_json(value: Any, field: str, *, limit: int = METADATA_LIMIT_BYTES) -> 
     return check_text(text, field, limit=limit)
 
 
-def _check_strings(value: Any, field: str) -> None:
+def _check_strings(value: Any, field: str, depth: int = 0) -> None:
+    if depth > DEPTH_LIMIT:
+        raise InvalidError(
+            "The JSON is nested too deeply.",
+            field=field.partition(".")[0].partition("[")[0],
+            fix=f"Nest it at most {DEPTH_LIMIT} levels deep.",
+        )
     if isinstance(value, str):
         check_text(value, field, limit=CONTENT_LIMIT_BYTES, blank=True)
     elif isinstance(value, dict):
         for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
             check_text(str(key), f"{field} (a key)", limit=CONTENT_LIMIT_BYTES, blank=True)  # pyright: ignore[reportUnknownArgumentType]
-            _check_strings(item, f"{field}.{key}")
+            _check_strings(item, f"{field}.{key}", depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            _check_strings(item, f"{field}[{index}]")
+            _check_strings(item, f"{field}[{index}]", depth + 1)
 
 
 def make_cursor(*position: int) -> str:

@@ -1,4 +1,7 @@
-"""Workspaces: the named folders in which tasks may work. A task's folder is resolved, symlinks and all, and must lie in one."""
+"""Workspaces: the named folders in which tasks may work.
+
+A task's folder is resolved, symlinks and all, and must lie in one.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,10 @@ class Workspaces:
     def names(self) -> list[str]:
         """What a caller may say."""
         return list(self._folders)
+
+    def root(self, name: str | None) -> Path | None:
+        """The resolved root of one workspace; None where it is not known (any more)."""
+        return Path(os.path.realpath(self._folders[name])) if name in self._folders else None
 
     def resolve(self, workspace: str | None, working_dir: str | None) -> Place:
         """The place that a caller means: a workspace by name or path, a folder in it; the only one where none is named.
@@ -97,7 +104,7 @@ class Workspaces:
         ]
         if not candidates:
             raise self._outside(field)
-        if not cwd.is_dir():
+        if not os.path.isdir(cwd):  # Path.is_dir raises where a name is too long
             raise InvalidError("There is no such folder in the workspace.", field=field, fix="Name one that exists.")
         name, root = max(candidates, key=lambda candidate: len(candidate[1].parts))
         return Place(name, root, cwd)

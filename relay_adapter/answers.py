@@ -99,14 +99,16 @@ def answer_of(call: ToolCall, record: dict[str, Any], base_url: str) -> Answer:
 
 def tool_problem(call: ToolCall, problem: dict[str, Any]) -> Answer:
     """The problem details that a tool reports, with its fields named as the sender wrote them."""
-    body = {"type": "about:blank", "title": "", "detail": problem["say"]} | problem | {"ok": False}
+    status: int = problem["status"]
+    absent = {"ok": False, "type": "about:blank", "title": "", "detail": problem["say"]}
+    body: dict[str, Any] = absent | problem | {"ok": False}
     errors = problem.get("errors")
     body["errors"] = [
         _renamed(cast("dict[str, Any]", error), call.sources)
         for error in (cast("list[Any]", errors) if isinstance(errors, list) else [])
         if isinstance(error, dict)
     ]
-    return Answer(body["status"], body, _headers_of(body["status"], body))
+    return Answer(status, body, _headers_of(status, body))
 
 
 def batch_answer(calls: tuple[ToolCall, ...], answers: list[Answer]) -> Answer:

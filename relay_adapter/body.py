@@ -1,4 +1,4 @@
-"""The bytes of a request, read strictly: one JSON object in UTF-8, without anything that could not come back as it went in.
+"""The bytes of a request, read strictly: one JSON object in UTF-8, with nothing that could not come back as it went in.
 
 Python's reader accepts NaN, Infinity, integers of any length and the last of two equal names. All of these are
 refused here with their position, and so is nesting that would exhaust the stack of somebody further down.

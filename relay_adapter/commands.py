@@ -80,9 +80,7 @@ _LIST: tuple[Command, ...] = (
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _LIST}
 
-TASK_COMMAND = replace(
-    _DELEGATE, name="task_command", aliases=_DELEGATE_ALIASES | {"agent": ("action_type",)}
-)
+TASK_COMMAND = replace(_DELEGATE, name="task_command", aliases=_DELEGATE_ALIASES | {"agent": ("action_type",)})
 """`{"type": "task_command"}`: the same as `delegate_task`, with `action_type` for the agent."""
 
 

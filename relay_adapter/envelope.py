@@ -1,6 +1,6 @@
 """What a body asks for. The forms that exist in the field, in the order of the design: the first matching one wins.
 
-The form is decided by `type`, `command` and `text` alone. What the winning form does not know is refused, never ignored.
+The form is decided by `type`, `command` and `text` alone. What it does not know is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ _ENVELOPE: dict[Form, tuple[str, ...]] = {
     "task_command": ("type", "session_id", "data"),
     "webhook": ("type", "event", "payload"),
 }
-_WHAT_TO_SEND = (
-    'Send {"text": "…"} or {"command": "…", "data": {…}}, or one of the types ' + ", ".join(TYPES) + "."
-)
+_WHAT_TO_SEND = 'Send {"text": "…"} or {"command": "…", "data": {…}}, or one of the types ' + ", ".join(TYPES) + "."
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ class FieldIssue:
 class RelayError(Exception):
     """Something went wrong."""
 
-    def __init__(self, message: str | None = None, *, issues: Sequence[FieldIssue] = (), say: str | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, issues: Sequence[FieldIssue] = (), say: str | None = None
+    ) -> None:
         self.message = message or (self.__doc__ or "").strip()
         super().__init__(self.message)
         self.issues = tuple(issues)
@@ -53,7 +55,7 @@ class NotFoundError(RelayError):
 
 
 class ConflictError(RelayError):
-    """This delivery came before with another body."""
+    """This delivery id came before with another body. Use a new id for a new request."""
 
 
 class TooLargeError(RelayError):

@@ -108,7 +108,10 @@ SHAPES: dict[Kind, Shape] = {
         {"type": "array", "items": {"type": "string"}},
     ),
     "object": Shape(
-        lambda value: isinstance(value, dict), "must be an object.", 'Write it as {"name": "value"}.', {"type": "object"}
+        lambda value: isinstance(value, dict),
+        "must be an object.",
+        'Write it as {"name": "value"}.',
+        {"type": "object"},
     ),
     "text or object": Shape(
         lambda value: isinstance(value, str | dict),

@@ -9,37 +9,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
+from relay_adapter.answers import Answer
 from relay_adapter.errors import ConflictError, UnavailableError
 
 MAX_IN_FLIGHT = 1000
 
-Result = TypeVar("Result")
+Work = Callable[[], Coroutine[Any, Any, Answer]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Keyed(Generic[Result]):
+class _Keyed:
     fingerprint: str
-    task: asyncio.Task[Result]
+    task: asyncio.Task[Answer]
 
 
-class InFlight(Generic[Result]):
+class InFlight:
     """What is being done right now, at most `limit` pieces. `aclose` ends it cleanly."""
 
     def __init__(self, limit: int = MAX_IN_FLIGHT) -> None:
         self._limit = limit
-        self._tasks: set[asyncio.Task[Result]] = set()
-        self._keyed: dict[Hashable, _Keyed[Result]] = {}
+        self._tasks: set[asyncio.Task[Answer]] = set()
+        self._keyed: dict[Hashable, _Keyed] = {}
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def run(
-        self, work: Callable[[], Coroutine[Any, Any, Result]], key: Hashable | None = None, fingerprint: str = ""
-    ) -> tuple[Result, bool]:
-        """The result of `work`, and whether somebody else had already asked for it. Cancelling this does not stop it.
+    async def run(self, work: Work, key: Hashable | None = None, fingerprint: str = "") -> tuple[Answer, bool]:
+        """The answer of `work`, and whether somebody else had already asked for it. Cancelling this does not stop it.
 
         Raises:
             ConflictError: work with this key is going on, for another fingerprint.
@@ -68,9 +67,7 @@ class InFlight(Generic[Result]):
             if left:
                 await asyncio.wait(left)
 
-    def _start(
-        self, work: Callable[[], Coroutine[Any, Any, Result]], key: Hashable | None, fingerprint: str
-    ) -> asyncio.Task[Result]:
+    def _start(self, work: Work, key: Hashable | None, fingerprint: str) -> asyncio.Task[Answer]:
         if self._closed:
             raise UnavailableError("The server is stopping. Please try again.")
         if len(self._tasks) >= self._limit:
@@ -80,7 +77,7 @@ class InFlight(Generic[Result]):
         if key is not None:
             self._keyed[key] = _Keyed(fingerprint, task)
 
-        def forget(_: asyncio.Task[Result]) -> None:
+        def forget(_: asyncio.Task[Answer]) -> None:
             self._tasks.discard(task)
             if key is not None:
                 del self._keyed[key]

@@ -17,21 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay_adapter.answers import (
-    Answer,
-    answer_of,
-    batch_answer,
-    problem_of,
-    replayed,
-    response_of,
-    stored_answer,
-    tool_problem,
-)
+from relay_adapter.answers import problem_of, replayed, response_of
 from relay_adapter.body import fingerprint, parse_body
-from relay_adapter.commands import COMMANDS, ToolCall, translate
+from relay_adapter.commands import COMMANDS, translate
+from relay_adapter.delivery import Job, call_tool
 from relay_adapter.envelope import Order, agreed_delivery_id, check_delivery_id, read_order
 from relay_adapter.errors import (
-    ConflictError,
     InternalError,
     MethodError,
     RelayError,
@@ -43,7 +34,7 @@ from relay_adapter.errors import (
 from relay_adapter.fields import nearest
 from relay_adapter.gateway import Gateway
 from relay_adapter.inflight import InFlight
-from relay_adapter.openapi import docs_routes
+from relay_adapter.openapi import docs_handlers
 from relay_adapter.settings import RelaySettings
 
 if TYPE_CHECKING:
@@ -69,21 +60,23 @@ def build_routes(
     ledger: Ledger,
     settings: RelaySettings,
     *,
-    in_flight: InFlight[Answer] | None = None,
+    in_flight: InFlight | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Route]:
     """The routes of the relay.
 
     `client` is an entered in-memory MCP client. Whoever gives `in_flight` closes it (`aclose`) before the client, so
-    that what was asked for ends cleanly. `clock` gives seconds, for the deadline that a batch shares.
+    that what was asked for ends cleanly. `clock` gives seconds, for the deadline that the commands of a batch share.
     """
-    relay = Relay(Gateway(client), ledger, settings, in_flight or InFlight[Answer](), clock)
+    going_on = InFlight() if in_flight is None else in_flight
+    relay = Relay(Gateway(client), ledger, settings, going_on, clock)
+    reading = "GET, HEAD"
     return [
-        Route("/webhook", Endpoint(relay.webhook, "POST", "Send a POST with a JSON body. /docs shows how.")),
-        Route("/tasks/{task_id:path}", Endpoint(relay.task, "GET, HEAD", "Read a task with GET.")),
+        Route("/webhook", Endpoint(relay.webhook, "POST", "Send a POST with a JSON body; /docs shows how.")),
+        Route("/tasks/{task_id:path}", Endpoint(relay.task, reading, "Read a task with GET.")),
         *(
-            Route(path, Endpoint(handler, "GET, HEAD", "Read this with GET."))
-            for path, handler in docs_routes(lambda request: base_url(request, settings))
+            Route(path, Endpoint(handler, reading, "Read it with GET."))
+            for path, handler in docs_handlers(lambda request: base_url(request, settings)).items()
         ),
     ]
 
@@ -103,7 +96,8 @@ class Endpoint:
     async def _respond(self, request: Request) -> Response:
         try:
             if request.method not in self._allowed.split(", "):
-                raise MethodError(f"This address does not take {shown(request.method)}. {self._hint}", allowed=self._allowed)
+                message = f"This address does not take {shown(request.method)}. {self._hint}"
+                raise MethodError(message, allowed=self._allowed)
             return await self._handler(request)
         except RelayError as error:
             return response_of(problem_of(error))
@@ -122,7 +116,7 @@ class Relay:
         gateway: Gateway,
         ledger: Ledger,
         settings: RelaySettings,
-        in_flight: InFlight[Answer],
+        in_flight: InFlight,
         clock: Callable[[], float],
     ) -> None:
         self._gateway = gateway
@@ -134,49 +128,40 @@ class Relay:
     async def webhook(self, request: Request) -> Response:
         """`POST /webhook`."""
         github = "x-github-event" in request.headers
-        if github and not _tokens(request):
-            # GitHub signs and sends no key: telling it who it must be would help nobody.
-            raise _no_github()
-        principal = await self._authenticate(request)
-        if github:
+        # GitHub signs and sends no key: asking it for one would help nobody.
+        principal = None if github and not _tokens(request) else await self._authenticate(request)
+        if github or principal is None:
             raise _no_github()
         wait = self._read_query(request, ("wait",))["wait"]
         raw = await self._read_body(request)
-        order, print_ = await _off_loop(len(raw), lambda: self._read_order(raw))
-        header_id = _delivery_id_of(request)
-        delivery_id = agreed_delivery_id(order.delivery_id, header_id, "")
-        job = Job(self, principal, delivery_id, order, wait, base_url(request, self._settings))
+        order, seen = await asyncio.to_thread(self._read, raw) if len(raw) > OFF_LOOP_BYTES else self._read(raw)
+        delivery_id = agreed_delivery_id(order.delivery_id, _idempotency_key(request), "")
+        job = Job(
+            gateway=self._gateway,
+            ledger=self._ledger,
+            principal=principal,
+            order=order,
+            delivery_id=delivery_id,
+            fingerprint=seen,
+            base_url=base_url(request, self._settings),
+            wait=wait,
+            longest=self._settings.max_wait_seconds,
+            clock=self._clock,
+        )
         key = (principal.key_id, delivery_id) if delivery_id is not None else None
-        answer, joined = await self._in_flight.run(lambda: job.run(print_), key, print_)
+        answer, joined = await self._in_flight.run(job.run, key, seen)
         return response_of(replayed(answer) if joined else answer)
 
     async def task(self, request: Request) -> Response:
         """`GET /tasks/{task_id}`."""
         principal = await self._authenticate(request)
         query = self._read_query(request, ("wait", "output_offset", "stream"))
-        data = {name: value for name, value in query.items() if value is not None and name != "wait"}
-        call = translate(COMMANDS["get_task"], {"task_id": request.path_params["task_id"], **data}, at="")
+        wait = query.pop("wait")
+        call = translate(COMMANDS["get_task"], {"task_id": request.path_params["task_id"], **query}, at="")
         with self._ledger.acting_as(principal, None):
-            answer = await self.call(call, query["wait"], base_url(request, self._settings))
+            base = base_url(request, self._settings)
+            answer = await call_tool(self._gateway, call, base, wait, self._settings.max_wait_seconds)
         return response_of(answer)
-
-    async def call(self, call: ToolCall, wait: float, base: str) -> Answer:
-        """One tool call and its answer. `wait` is passed on where the tool takes one and the sender gave none."""
-        arguments = dict(call.arguments)
-        if call.tool.answers_task:
-            own = min(arguments.get("wait", wait), self._settings.max_wait_seconds)
-            arguments["wait"] = own
-        answer = await self._gateway.call(call.tool.name, arguments)
-        return tool_problem(call, answer.record) if answer.failed else answer_of(call, answer.record, base)
-
-    def now(self) -> float:
-        """Seconds on the relay's clock."""
-        return self._clock()
-
-    @property
-    def ledger(self) -> Ledger:
-        """Keys and deliveries."""
-        return self._ledger
 
     async def _authenticate(self, request: Request) -> Principal:
         tokens = _tokens(request)
@@ -194,6 +179,7 @@ class Relay:
         return known
 
     def _read_query(self, request: Request, known: tuple[str, ...]) -> dict[str, Any]:
+        """The known query parameters, None where one was not given; `wait` always has a value."""
         query: dict[str, Any] = dict.fromkeys(known)
         for name, value in request.query_params.multi_items():
             if name not in known:
@@ -220,11 +206,10 @@ class Relay:
 
     async def _read_body(self, request: Request) -> bytes:
         limit = self._settings.body_limit_bytes
-        too_large = TooLargeError(
-            f"The body is larger than {limit} bytes. Send less at once.", say="That is too large to be sent at once."
-        )
+        message = f"The body is larger than {limit} bytes. Send less at once."
+        too_large = TooLargeError(message, say="That is too large to be sent at once.")
         announced = request.headers.get("content-length", "")
-        if re.fullmatch("[0-9]{1,18}", announced) and int(announced) > limit:
+        if re.fullmatch("[0-9]+", announced) and (len(announced) > 18 or int(announced) > limit):
             raise too_large
         body = bytearray()
         async for part in request.stream():
@@ -233,104 +218,9 @@ class Relay:
                 raise too_large
         return bytes(body)
 
-    def _read_order(self, raw: bytes) -> tuple[Order, str]:
+    def _read(self, raw: bytes) -> tuple[Order, str]:
         body = parse_body(raw)
         return read_order(body, self._settings.default_agent), fingerprint(body)
-
-
-class Job:
-    """What one delivery asks for, from the ledger's first word to its last. Goes on when the sender hangs up."""
-
-    def __init__(
-        self, relay: Relay, principal: Principal, delivery_id: str | None, order: Order, wait: float, base: str
-    ) -> None:
-        self._relay = relay
-        self._principal = principal
-        self._delivery_id = delivery_id
-        self._order = order
-        self._wait = wait
-        self._base = base
-
-    async def run(self, print_: str) -> Answer:
-        """The answer; never raises."""
-        try:
-            with self._relay.ledger.acting_as(self._principal, self._delivery_id):
-                if self._delivery_id is None:
-                    return await self._do(self._order.calls)
-                return await self._once(self._delivery_id, print_)
-        except RelayError as error:
-            return problem_of(error)
-        except Exception:
-            logger.exception("A delivery failed")
-            return problem_of(InternalError())
-
-    async def _once(self, delivery_id: str, print_: str) -> Answer:
-        ledger = self._relay.ledger
-        delivery = await ledger.begin_delivery(self._principal, delivery_id, print_)
-        if delivery.state == "conflict":
-            message = "This delivery id came before with another body. Use a new id for a new request."
-            raise ConflictError(message, say="That was sent before with other content.")
-        if delivery.state == "answered" and delivery.status is not None and delivery.answer is not None:
-            return replayed(await self._brought_up_to_date(stored_answer(delivery.status, delivery.answer)))
-        calls = tuple(
-            call.with_derived_id(self._principal.key_id, delivery_id, index)
-            for index, call in enumerate(self._order.calls)
-        )
-        answer = await self._do(calls)
-        if answer.final:
-            try:
-                await ledger.end_delivery(self._principal, delivery_id, answer.status, answer.body)
-            except Exception:
-                # The work is done and its ids are derived: the same delivery would find it again.
-                logger.exception("The answer of a delivery could not be kept")
-        return answer
-
-    async def _do(self, calls: tuple[ToolCall, ...]) -> Answer:
-        if not self._order.batch:
-            return await self._answer(calls[0], self._wait)
-        deadline = self._relay.now() + self._wait
-        answers: list[Answer] = []
-        for call in calls:
-            answers.append(await self._answer_within(call, deadline))
-            if not answers[-1].body["ok"] and not self._order.continue_on_error:
-                break
-        return batch_answer(calls, answers)
-
-    async def _answer_within(self, call: ToolCall, deadline: float) -> Answer:
-        """The waits of a batch share one deadline: a command gets what is left, whatever it asked for."""
-        left = round(max(0.0, deadline - self._relay.now()), 3)
-        if "wait" in call.arguments:
-            left = min(left, call.arguments["wait"])
-        return await self._answer(_with_wait(call, left), left) if call.tool.answers_task else await self._answer(call, left)
-
-    async def _answer(self, call: ToolCall, wait: float) -> Answer:
-        try:
-            return await self._relay.call(call, wait, self._base)
-        except RelayError as error:
-            return problem_of(error)
-
-    async def _brought_up_to_date(self, stored: Answer) -> Answer:
-        """The stored answer, with the present state of every task that was not finished when it was given.
-
-        The tasks are read, not asked for again: a retry or a cancel must not be done a second time.
-        """
-        if "results" not in stored.body:
-            return await self._task_now(stored, self._wait) if "status_url" in stored.body else stored
-        deadline = self._relay.now() + self._wait
-        answers: list[Answer] = []
-        for entry in stored.body["results"]:
-            answer = stored_answer(200, {name: value for name, value in entry.items() if name != "command"})
-            if "status_url" in entry:
-                answer = await self._task_now(answer, round(max(0.0, deadline - self._relay.now()), 3))
-            answers.append(answer)
-        return batch_answer(self._order.calls, answers)
-
-    async def _task_now(self, stored: Answer, wait: float) -> Answer:
-        call = translate(COMMANDS["get_task"], {"task_id": stored.body["task_id"]})
-        now = await self._answer(call, wait)
-        if stored.status == 202 and "status_url" in now.body:
-            return Answer(202, now.body, now.headers)
-        return now
 
 
 def base_url(request: Request, settings: RelaySettings) -> str:
@@ -341,24 +231,19 @@ def base_url(request: Request, settings: RelaySettings) -> str:
     root = quote(scope.get("app_root_path", scope.get("root_path", "")).rstrip("/"))
     host = request.headers.get("host", "")
     if not _HOST.fullmatch(host):
-        host = _address_of(scope.get("server"), scope["scheme"])
+        host = _address_of(scope.get("server"))
     return f"{scope['scheme']}://{host}{root}"
 
 
-def _address_of(server: tuple[str, int | None] | None, scheme: str) -> str:
+def _address_of(server: tuple[str, int | None] | None) -> str:
     if server is None or server[1] is None:
         return "localhost"
     name, port = server
-    bracketed = f"[{name}]" if ":" in name else name
-    return bracketed if port == {"http": 80, "https": 443}.get(scheme) else f"{bracketed}:{port}"
-
-
-def _with_wait(call: ToolCall, wait: float) -> ToolCall:
-    return ToolCall(call.command, call.tool, call.arguments | {"wait": wait}, call.sources, call.starts_work)
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def _tokens(request: Request) -> set[str]:
-    """Every different key that the request gives. A scheme that we do not know gives a wrong one."""
+    """Every different key that the request gives. A scheme that is not known gives an empty one, which nobody has."""
     tokens = {value.strip() for value in request.headers.getlist("x-api-key")}
     for value in request.headers.getlist("authorization"):
         scheme, _, token = value.strip().partition(" ")
@@ -366,7 +251,7 @@ def _tokens(request: Request) -> set[str]:
     return tokens
 
 
-def _delivery_id_of(request: Request) -> str | None:
+def _idempotency_key(request: Request) -> str | None:
     value = request.headers.get("idempotency-key")
     # The header is a quoted string in its specification, and a bare one in practice.
     if value is not None and len(value) > 1 and value.startswith('"') and value.endswith('"'):
@@ -378,9 +263,5 @@ def _no_github() -> RelayError:
     return invalid(
         "X-GitHub-Event",
         "GitHub deliveries are not accepted yet.",
-        "Remove this webhook from the repository until a release says that they are.",
+        "Take this webhook out of the repository until a release says that they are.",
     )
-
-
-async def _off_loop(size: int, read: Callable[[], tuple[Order, str]]) -> tuple[Order, str]:
-    return await asyncio.to_thread(read) if size > OFF_LOOP_BYTES else read()

@@ -16,7 +16,7 @@ SESSION_STATUSES = ("active", "paused", "completed", "archived")
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`creates`: the argument that names the new record. `answers_task`: the answer is a task, and may be waited for."""
+    """`creates`: the argument that names the new record. `answers_task`: it answers a task and takes `wait`."""
 
     name: str
     about: str

@@ -1,4 +1,4 @@
-"""The supervisor of one attempt: a process of its own that runs one program, keeps its output, and ends all of its tree.
+"""The supervisor of one attempt: a process that runs one program, keeps its output, and ends all of its tree.
 
     python -I -S supervisor.py ATTEMPT_FOLDER            run what spec.json says
     python -I -S supervisor.py ATTEMPT_FOLDER sweep      end what a supervisor that was killed left behind
@@ -10,8 +10,9 @@ Exit codes: 0 the end is in status.json; 1 it could not be written; 2 there is n
 the lock; 4 the attempt has ended before. SIGTERM and SIGINT cancel. SIGHUP is ignored: it says that a terminal is gone,
 and a terminal that closes is not a user who cancels.
 
-Start-up time is the point here (a `git status` waits for it), so there are no imports beyond C modules, some of them the
-private halves of `json` (11 ms), `signal` (7 ms), `socket` (11 ms) and `ctypes` (4 ms).
+Start-up time is the point here (a `git status` waits for it), so there are no imports beyond C modules, some of them
+the private halves of `json` (11 ms), `signal` (7 ms), `socket` (11 ms) and `ctypes` (4 ms). It is one file because it
+can import nothing of ours.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ else:
 COOKIE_NAME = "OFFHAND_ATTEMPT"
 LOCK_FD = 3
 """Where the server hands over the lock that it took, so that there is no moment without a holder."""
-LOCK_PATIENCE_SECONDS = 0.05
+LOCK_PATIENCE_SECONDS = 0.5
 """`AttemptFolder.is_alive` holds the lock for some microseconds; that is not another supervisor."""
 RESERVE_BYTES = 16 * 1024
 READ_BYTES = 256 * 1024
@@ -72,11 +73,7 @@ class Stream:
         self._file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            try:
-                fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            except OSError:
-                pass  # the user's share of pipe memory is spent; a small pipe is only slower
+        widen_pipe(self.write_end)
 
     def pump(self, buffer: bytearray) -> int | None:
         """Move one batch. Returns its size; 0 at the end of the pipe, None when it is empty for now."""
@@ -118,10 +115,13 @@ class Stream:
 
 
 class Bell:
-    """Datagrams that tell the server to look into the folder. Lossy by design; at most one batch per BELL_SECONDS."""
+    """Datagrams that tell the server to look into the folder; at most one per BELL_SECONDS for output.
+
+    Lossy by design, the last one too: few fit into the socket of a server that is busy (Linux: often ten).
+    """
 
     def __init__(self, path: str | None, attempt: str) -> None:
-        self._path = path
+        self._path = path or ""
         self._attempt = attempt
         self._rung_at = float("-inf")
         self.due: float | None = None
@@ -154,7 +154,7 @@ class Bell:
         try:
             self._socket.sendto(f"{what} {self._attempt}".encode(), self._path)
         except OSError:
-            pass  # nobody listens: the folder has it all
+            return  # nobody listens: the folder has it all
 
 
 class Tree:
@@ -191,7 +191,8 @@ class Tree:
                 if pid not in below:
                     below.add(pid)
                     waiting.append(pid)
-        groups = {table[pid][1] for pid in below} - {os.getpgid(0)}
+        # 0 and 1 would mean our own group and every process of the user.
+        groups = {group for group in (table[pid][1] for pid in below) if group > 1} - {os.getpgid(0)}
         if self.is_subreaper:
             self.groups = groups
         else:
@@ -223,7 +224,7 @@ class Tree:
             try:
                 os.kill(pid, number)
             except OSError:
-                pass
+                continue
 
     def kill(self) -> None:
         """One round of SIGKILL for everything.
@@ -237,8 +238,8 @@ class Tree:
             new = self.members() - stopped
             if not new:
                 break
-            self.signal((-group for group in self.groups), signal.SIGSTOP)
             # The newest first: in a loop where each process forks and exits, only the newest is still there.
+            self.signal((-group for group in sorted(self.groups, reverse=True)), signal.SIGSTOP)
             self.signal(sorted(new, reverse=True), signal.SIGSTOP)
             stopped |= new
         self.signal((-group for group in self.groups), signal.SIGKILL)
@@ -294,8 +295,8 @@ class Supervisor:
                 self.record.sync()
                 self.watch()
                 self.drain()
-        except BaseException as error:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the tree must end
+            log(error)
             self.error = f"the supervisor failed: {error!r}"
             self.end_without_ceremony()
         return self.finish()
@@ -442,8 +443,6 @@ class Supervisor:
         for stream in list(self.open_streams.values()):
             while time.monotonic() < deadline and self.pump(stream):
                 pass
-        if self.bell.due is not None:
-            self.bell.ring_if_due(self.bell.due)
 
     def reap(self) -> bool:
         """Collect who has ended. True: we have no children left, so with a subreaper nothing lives below us."""
@@ -524,8 +523,8 @@ class EndRecord:
             os.fsync(self._fd)
             os.rename(self._path, f"{self._folder}/status.json")
             sync_folder(self._folder)
-        except OSError:
-            sys.excepthook(*sys.exc_info())
+        except OSError as error:
+            log(error)
             return False
         return True
 
@@ -539,7 +538,7 @@ class Signals:
         os.set_blocking(self.fd, False)
         os.set_blocking(self._write_end, False)
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, self._wake)
         signal.signal(signal.SIGTERM, self._cancel)
         signal.signal(signal.SIGINT, self._cancel)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -553,6 +552,9 @@ class Signals:
                 pass
         except BlockingIOError:
             pass
+
+    def _wake(self, *_: object) -> None:
+        """Without a handler the wake-up would not be written."""
 
     def _cancel(self, *_: object) -> None:
         self.cancelled = True
@@ -609,7 +611,8 @@ def become_subreaper() -> bool:
     try:
         import _ctypes  # not everywhere built
 
-        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+        itself: Any = None  # what is loaded already; the stubs do not know that it may be None
+        prctl = _ctypes.dlsym(_ctypes.dlopen(itself, 0), "prctl")
         return _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
     except (ImportError, AttributeError, OSError):
         return False
@@ -684,12 +687,20 @@ def take_lock(folder: str) -> int | None:
                 return None
             time.sleep(0.001)
         else:
-            os.truncate(fd, 0)
             try:
-                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+                os.pwrite(fd, b"%-10d\n" % os.getpid(), 0)
             except OSError:
-                pass  # a full disk: the server knows our pid, and the lock tells the rest
+                return fd  # a full disk: the server knows our pid, and the lock tells the rest
             return fd
+
+
+def widen_pipe(fd: int) -> None:
+    """Let the pipe hold more (Linux). Where the user's share of pipe memory is spent, it is only slower."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            return
 
 
 def read_whole(path: str) -> bytes | None:
@@ -728,21 +739,23 @@ def sync_folder(folder: str) -> None:
         os.close(fd)
 
 
-def read_json(path: str) -> dict[str, Any] | None:
+def read_json(path: str) -> Any:
     """The object in a JSON file; None where there is none."""
     content = read_whole(path)
     if content is None:
         return None
     try:
-        found = scan_json(content.decode())
-    except (ValueError, StopIteration):
+        found: Any = scan_json(content.decode())
+    except (ValueError, StopIteration, SystemError):
+        # SystemError: the scanner lacks the exception of `json` that it wants to raise.
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None  # pyright: ignore[reportUnknownVariableType]
 
 
 def scan_json(text: str) -> Any:
     """Parse JSON with the C scanner alone."""
-    scanner: Callable[[str, int], tuple[Any, int]] = _json.make_scanner(JsonSettings())
+    settings: Any = JsonSettings()
+    scanner: Callable[[str, int], tuple[Any, int]] = _json.make_scanner(settings)
     return scanner(text, len(text) - len(text.lstrip()))[0]
 
 
@@ -755,7 +768,9 @@ class JsonSettings:
     parse_float = float
     parse_int = int
     parse_constant = float
-    memo: dict[str, str] = {}
+
+    def __init__(self) -> None:
+        self.memo: dict[str, str] = {}
 
 
 def to_json(facts: dict[str, Any]) -> bytes:
@@ -778,6 +793,11 @@ def spawn_error(error: Exception, spec: dict[str, Any]) -> str:
     code = errno.errorcode.get(error.errno or 0, "?")
     what = "cwd" if error.filename == spec["cwd"] else "program"
     return f"{what}: {error.strerror} ({code}, errno {error.errno}): {error.filename!r}"
+
+
+def log(error: BaseException) -> None:
+    """Into supervisor.log, with the traceback."""
+    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def wall_microseconds() -> int:
@@ -809,7 +829,7 @@ if __name__ == "__main__":
     exit_code = 1
     try:
         exit_code = main(sys.argv[1:])
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001  # for supervisor.log
+        log(error)
     # Skips the teardown of the interpreter, which nobody needs here.
     os._exit(exit_code)

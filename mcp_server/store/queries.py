@@ -13,7 +13,7 @@ _HEAD = re.compile(r"^-- ([a-z_]+): .+$", re.MULTILINE)
 def statements() -> dict[str, str]:
     """Every statement by its name. A name that stands twice raises."""
     found: dict[str, str] = {}
-    for file in sorted(files(__package__).joinpath("sql").iterdir(), key=lambda entry: entry.name):
+    for file in sorted(files("mcp_server.store").joinpath("sql").iterdir(), key=lambda entry: entry.name):
         if not file.name.endswith(".sql"):
             continue
         _, *blocks = _HEAD.split(file.read_text("utf-8"))

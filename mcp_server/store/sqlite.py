@@ -13,7 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +21,29 @@ from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from mcp_server.errors import AlreadyServingError, ForeignStoreError, OffhandError, StoreError, StoreFullError
+from mcp_server.errors import AlreadyServingError, OffhandError, StoreError, StoreFullError
 from mcp_server.store.database import Event, Row, Transaction
-from mcp_server.store.migrate import migrate, migrations
+from mcp_server.store.migrate import foreign_store, migrate, migrations
 from mcp_server.store.queries import statements
 
 GROUP_LIMIT = 256
 """How many waiting transactions share one commit."""
 
-FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_TRUNCATE}
+FILE_HEAD = b"SQLite format 3\0"
+
+FULL_CODES = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+}
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_sqlite(path: Path, listener: Callable[[Event], None] | None = None) -> AsyncIterator[SqliteDatabase]:
+async def open_sqlite(path: Path, listener: Callable[[Event], None] | None = None) -> AsyncGenerator[SqliteDatabase]:
     """Open the store at `path`, made and migrated where needed, as its one owner.
 
     `listener` hears of each event on the event loop, after its transaction is on disk.
@@ -79,12 +86,18 @@ class SqliteDatabase:
         return await _read(self._searcher, query, values)
 
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
-        return await asyncio.shield(self._writer.submit(body))
+        future = self._writer.submit(body)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # What was submitted is done all the same; nobody is left to hear how it went.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
 
 
 @asynccontextmanager
-async def _reader(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    connection = await aiosqlite.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+async def _reader(path: Path) -> AsyncGenerator[aiosqlite.Connection]:
+    connection = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
     connection.row_factory = cast("type[sqlite3.Row]", _as_dict)
     try:
         await connection.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
@@ -157,7 +170,7 @@ class _Writer:
 
     def open(self) -> None:
         """Open and migrate, in the calling thread. The file is private to the user."""
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _claim(self._path)
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=512)
         try:
             migrate(connection, self._path, migrations())
@@ -168,7 +181,7 @@ class _Writer:
             connection.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise _translated(error) from error
-            raise ForeignStoreError(f"{self._path} is damaged or not an Offhand store: {error}") from error
+            raise foreign_store(self._path, f"is damaged or not an Offhand store: {error}") from error
         except BaseException:
             connection.close()
             raise
@@ -183,6 +196,11 @@ class _Writer:
         self._stopped = True
         self._queue.put(None)
         self._thread.join()
+        while not self._queue.empty():  # submitted in the moment between
+            work = self._queue.get()
+            if work is not None:
+                work.error = StoreError("The store is closed.")
+                self._loop.call_soon_threadsafe(self._deliver, [work])
 
     def submit(self, body: Callable[[Transaction], Awaitable[T]]) -> asyncio.Future[T]:
         if self._stopped:
@@ -217,7 +235,7 @@ class _Writer:
                 if not connection.in_transaction:  # SQLite gave the whole transaction up, as on a full disk
                     raise work.error or StoreError()
             connection.execute("COMMIT")
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # handed to every caller; the writer must live on
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             failure = _translated(error) if isinstance(error, sqlite3.Error) else error
@@ -232,7 +250,7 @@ class _Writer:
             work.result = _drive(work.body(transaction))
             connection.execute("RELEASE caller")
             work.events = tuple(transaction.events)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # handed to its caller
             work.error = _translated(error) if isinstance(error, sqlite3.Error) else error
             if connection.in_transaction:
                 connection.execute("ROLLBACK TO caller")
@@ -248,6 +266,20 @@ class _Writer:
             if self._listener is not None:
                 for event in work.events:
                     self._listener(event)
+
+
+def _claim(path: Path) -> None:
+    """Make the file if there is none. SQLite itself would write over any file of less than a page."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        try:
+            head = os.read(descriptor, len(FILE_HEAD))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise foreign_store(path, f"cannot be opened: {error.strerror}") from error
+    if head.strip(b"\0") and head != FILE_HEAD:
+        raise foreign_store(path)
 
 
 def _drive(body: Awaitable[T]) -> T:

@@ -44,6 +44,5 @@ class LineCutter:
             self._searched = 0
 
     def _skip(self, part: bytes) -> TooLong:
-        if self._skipped is None:
-            return TooLong(part[:KEPT_BYTES], part[-KEPT_BYTES:])
-        return TooLong(self._skipped.head, (self._skipped.tail + part)[-KEPT_BYTES:])
+        before = self._skipped or TooLong(b"", b"")
+        return TooLong((before.head + part[:KEPT_BYTES])[:KEPT_BYTES], (before.tail + part)[-KEPT_BYTES:])

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import anyio
 import anyio.lowlevel
@@ -43,10 +43,10 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 READ_BYTES = 256 * 1024
 
 PAUSE_AT_UNSENT_BYTES = 16 * 1024 * 1024
-"""While a client leaves this much unread, nothing more is read from it."""
+"""While a client leaves this much unread, nothing more is read from it, and its answers wait."""
 
 CUT_OFF_AT_UNSENT_BYTES = 64 * 1024 * 1024
-"""A client that leaves this much unread is cut off."""
+"""A client that leaves this much unread, of what it did not ask for, is cut off."""
 
 FLUSH_SECONDS = 0.5
 CLOSE_SECONDS = 0.9
@@ -91,6 +91,8 @@ async def serve_mcp_socket(
                     if (accepted := await _accept(listener)) is not None:
                         connections.start_soon(door.receive, accepted)
             finally:
+                # At once, so that nobody waits at a door that will not open again.
+                listener.close()
                 door.close_soon()
 
 
@@ -190,10 +192,15 @@ def _refuse(accepted: socket.socket) -> None:
 
 
 class _Outbox:
-    """The SDK's way to the client. Sending never waits for the client: a slow reader delays nobody but itself."""
+    """The SDK's way to the client.
 
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._transport = transport
+    A slow reader delays nobody but itself: its own answers wait for it, but a notification never does, since
+    whoever publishes one waits until it has been sent to all.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._transport = writer.transport
 
     def put(self, message: mcp_types.JSONRPCMessage) -> None:
         if self._transport.is_closing():
@@ -204,14 +211,24 @@ class _Outbox:
             self._transport.abort()
 
     async def send(self, item: SessionMessage, /) -> None:
+        if isinstance(item.message, mcp_types.JSONRPCResponse | mcp_types.JSONRPCError):
+            await self._wait_for_room()
         self.put(item.message)
         # A tool that does nothing but report progress must let others run.
         await anyio.lowlevel.checkpoint()
 
+    async def _wait_for_room(self) -> None:
+        try:
+            # Again and again: all who wait are woken together, and the first ones may fill it up.
+            while self._transport.get_write_buffer_size() > PAUSE_AT_UNSENT_BYTES:
+                await self._writer.drain()
+        except ConnectionError as error:
+            raise anyio.BrokenResourceError from error
+
     async def aclose(self) -> None:
         """The connection closes its socket itself, when all has been said."""
 
-    async def __aenter__(self) -> _Outbox:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -223,8 +240,8 @@ class _Outbox:
 class _OneAnswer(_Outbox):
     """Tells when an answer has gone out."""
 
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
-        super().__init__(transport)
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        super().__init__(writer)
         self.sent = anyio.Event()
 
     async def send(self, item: SessionMessage, /) -> None:
@@ -241,7 +258,7 @@ class _Connection:
         self._lowlevel = lowlevel
         self._reader = reader
         self._writer = writer
-        self._outbox = _Outbox(writer.transport)
+        self._outbox = _Outbox(writer)
         self._loop = partial(
             serve_dual_era_loop,
             lowlevel,
@@ -263,9 +280,10 @@ class _Connection:
             # A client that is gone shows as an error here or there; the loop sees the end of its stream.
             with suppress(ConnectionError, anyio.BrokenResourceError):
                 while data := await self._reader.read(READ_BYTES):
+                    # First of all: who leaves too much unread is not served any further.
+                    await self._writer.drain()
                     for line in cutter.feed(data):
                         await self._take(line, inbound)
-                    await self._writer.drain()
 
     async def _take(self, line: bytes | TooLong, inbound: _Inbound) -> None:
         try:
@@ -287,7 +305,7 @@ class _Connection:
     async def _answer_alone(self, request: mcp_types.JSONRPCRequest) -> None:
         """Answer on a loop of its own: a client may ask what we speak and then speak the other era."""
         inbound, messages = anyio.create_memory_object_stream[SessionMessage | Exception](1)
-        outbox = _OneAnswer(self._writer.transport)
+        outbox = _OneAnswer(self._writer)
         async with anyio.create_task_group() as tasks, inbound:
             tasks.start_soon(self._loop, messages, outbox)
             await inbound.send(SessionMessage(request))

@@ -100,7 +100,7 @@ CREATE INDEX task_queue ON task (agent, priority DESC, number) WHERE status = 'q
 CREATE INDEX task_scheduled ON task (run_after) WHERE status = 'scheduled';
 CREATE INDEX task_running ON task (status) WHERE status IN ('running', 'cancelling');
 CREATE INDEX task_lane_busy ON task (lane) WHERE lane IS NOT NULL AND status IN ('running', 'cancelling');
-CREATE INDEX task_by_status ON task (status, number);
+CREATE INDEX task_by_status ON task (status, number, agent);
 CREATE INDEX task_by_agent ON task (agent, number);
 CREATE INDEX task_by_session ON task (session_id, number) WHERE session_id IS NOT NULL;
 CREATE INDEX task_by_lane ON task (lane, number) WHERE lane IS NOT NULL;
@@ -174,9 +174,11 @@ CREATE TABLE delivery (
     created_at INTEGER NOT NULL,
     PRIMARY KEY (key_id, id)
 ) WITHOUT ROWID;
+CREATE INDEX delivery_by_age ON delivery (created_at);
 
 -- Full-text search. `document` maps a row of the index to its record; the texts themselves are read
--- through the view, so that nothing is kept twice.
+-- through the view, so that nothing is kept twice. Of JSON, the names and values are indexed as they read: in its text,
+-- a word after a line break would begin with the n of \n.
 CREATE TABLE document (
     rowid INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL,
@@ -194,7 +196,10 @@ SELECT document.rowid AS rowid,
        CASE document.kind
            WHEN 'session' THEN session.participants
            WHEN 'conversation' THEN chunk.content
-           WHEN 'memory' THEN memory.content || ' ' || memory.tags
+           WHEN 'memory' THEN coalesce((SELECT group_concat(iif(typeof(part.key) = 'text', part.key || ' ', '')
+                                                            || coalesce(part.atom, ''), ' ')
+                                        FROM json_tree(memory.content) AS part), '')
+               || coalesce((SELECT ' ' || group_concat(tag.value, ' ') FROM json_each(memory.tags) AS tag), '')
            WHEN 'artifact' THEN CASE artifact.encoding WHEN 'text' THEN CAST(artifact.content AS TEXT) ELSE '' END
            WHEN 'task' THEN coalesce(task.summary, '')
            ELSE '' END AS body,

@@ -2,8 +2,8 @@
 INSERT INTO api_key (id, name, hash, scopes, created_at) VALUES (:id, :name, :hash, :scopes, :now)
 RETURNING *;
 
--- key_by_hash: the key that a token belongs to, if it is not revoked
-SELECT * FROM api_key WHERE hash = :hash AND revoked_at IS NULL;
+-- key_by_hash: the key that a token belongs to, revoked or not
+SELECT * FROM api_key WHERE hash = :hash;
 
 -- key_by_name: a living key by its name or id
 SELECT * FROM api_key WHERE (name = :name OR id = :name) AND revoked_at IS NULL;

@@ -21,7 +21,7 @@ SELECT id, version, type, content, tags, caller, updated_at FROM memory WHERE id
 
 -- memory_versions: earlier versions, newest first
 SELECT version, type, content, tags, created_at FROM memory_version
-WHERE memory_id = :id ORDER BY version DESC LIMIT :limit;
+WHERE memory_id = :memory_id ORDER BY version DESC LIMIT :limit;
 
 -- memory_delete: a memory with its versions
 DELETE FROM memory WHERE id = :id;

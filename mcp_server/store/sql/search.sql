@@ -32,12 +32,20 @@ WHERE (kind = 'conversation' AND ref IN (SELECT seq FROM chunk WHERE session_id 
    OR (kind = 'artifact' AND ref IN (SELECT seq FROM artifact WHERE session_id = :session_id))
    OR (kind = 'task' AND ref IN (SELECT number FROM task WHERE session_id = :session_id));
 
--- search_ranked: best first among the newest 2,000 that match
-SELECT document.rowid AS rowid, document.kind AS kind, document.ref AS ref, hit.score AS score
-FROM (SELECT rowid, bm25(search_text, 4.0, 1.0, 0.0) AS score FROM search_text
-      WHERE search_text MATCH :match ORDER BY rowid DESC LIMIT 2000) AS hit
-JOIN document ON document.rowid = hit.rowid
-ORDER BY hit.score, document.rowid DESC LIMIT :limit OFFSET :offset;
+-- search_ranked: best first among the newest 2,000 that match and are no sessions
+-- (by the join: bm25 counts the rows of every phrase of the match, and a word that names a kind is in all of them)
+SELECT rowid, kind, ref, score
+FROM (SELECT document.rowid AS rowid, document.kind AS kind, document.ref AS ref,
+             bm25(search_text, 4.0, 1.0, 0.0) AS score
+      FROM search_text CROSS JOIN document ON document.rowid = search_text.rowid
+      WHERE search_text MATCH :match AND document.kind != 'session'
+      ORDER BY search_text.rowid DESC LIMIT 2000) AS hit
+ORDER BY score, rowid DESC LIMIT :limit OFFSET :offset;
+
+-- search_is_common: whether so many match that only the newest of them are looked at
+SELECT count(*) = 2000 AS is_common FROM (
+    SELECT rowid FROM search_text WHERE search_text MATCH :match ORDER BY rowid DESC LIMIT 2000
+) AS hit;
 
 -- search_newest: those that match, newest first
 SELECT document.rowid AS rowid, document.kind AS kind, document.ref AS ref
@@ -46,18 +54,22 @@ FROM (SELECT rowid FROM search_text
 JOIN document ON document.rowid = hit.rowid
 ORDER BY document.rowid DESC;
 
--- search_text_of: the beginning of a record's text, for an excerpt
-SELECT title, substr(body, 1, :clip) AS body FROM document_text WHERE rowid = :rowid;
+-- search_text_of: the beginnings of records' texts, for excerpts
+SELECT rowid, title, substr(body, 1, :clip) AS body FROM document_text
+WHERE rowid IN (SELECT value FROM json_each(:rowids));
 
--- search_conversation: what a list shows of a chunk
-SELECT id, session_id, format AS type, created_at, size FROM chunk WHERE seq = :ref;
+-- search_conversation: what a list shows of chunks
+SELECT seq AS ref, id, session_id, format AS type, created_at, size FROM chunk
+WHERE seq IN (SELECT value FROM json_each(:refs));
 
--- search_memory: what a list shows of a memory
-SELECT id, session_id, type, key, tags, version, created_at, updated_at FROM memory WHERE seq = :ref;
+-- search_memory: what a list shows of memories
+SELECT seq AS ref, id, session_id, type, key, tags, version, created_at, updated_at FROM memory
+WHERE seq IN (SELECT value FROM json_each(:refs));
 
--- search_artifact: what a list shows of an artifact
-SELECT id, session_id, task_id, name, type, encoding, size, created_at FROM artifact WHERE seq = :ref;
+-- search_artifact: what a list shows of artifacts
+SELECT seq AS ref, id, session_id, task_id, name, type, encoding, size, created_at FROM artifact
+WHERE seq IN (SELECT value FROM json_each(:refs));
 
--- search_task: what a list shows of a task
-SELECT id, number, session_id, agent, task_type AS type, status, reason, created_at, finished_at
-FROM task WHERE number = :ref;
+-- search_task: what a list shows of tasks
+SELECT number AS ref, id, number, session_id, agent, task_type AS type, status, reason, created_at, finished_at
+FROM task WHERE number IN (SELECT value FROM json_each(:refs));

@@ -43,24 +43,27 @@ RETURNING *;
 -- task_allow_attempts: more attempts, for a retry by hand
 UPDATE task SET attempts_allowed = attempt + max_attempts WHERE number = :number;
 
--- task_set_reason: why a queued task waits
-UPDATE task SET reason = :reason WHERE number = :number AND status = 'queued';
-
 -- task_refund_attempt: an attempt that never began costs none
 UPDATE task SET attempt = attempt - 1 WHERE number = :number AND fence = :fence;
 
--- task_heads: the next task of one agent whose lane is free
+-- task_heads: the next task of one agent whose lane is free, and whose conversation has come to it
 SELECT number, priority FROM task
 WHERE status = 'queued' AND agent = :agent
-  AND (lane IS NULL OR NOT EXISTS (SELECT 1 FROM task AS busy WHERE busy.lane = task.lane AND busy.lane IS NOT NULL
+  AND (parent_id IS NULL OR NOT EXISTS (SELECT 1 FROM task AS earlier
+                                        WHERE earlier.conversation_id = task.conversation_id
+                                        AND earlier.number < task.number
+                                        AND earlier.status NOT IN ('completed', 'failed', 'cancelled')))
+  AND (lane IS NULL OR NOT EXISTS (SELECT 1 FROM task AS busy INDEXED BY task_lane_busy
+                                   WHERE busy.lane = task.lane AND busy.lane IS NOT NULL
                                    AND busy.status IN ('running', 'cancelling')))
 ORDER BY priority DESC, number LIMIT 1;
 
 -- task_due: scheduled tasks whose time has come
-SELECT number FROM task WHERE status = 'scheduled' AND run_after <= :now ORDER BY run_after LIMIT 1000;
+SELECT number FROM task INDEXED BY task_scheduled
+WHERE status = 'scheduled' AND run_after <= :now ORDER BY run_after LIMIT 1000;
 
 -- task_next_due: when the next scheduled task is due
-SELECT min(run_after) AS run_after FROM task WHERE status = 'scheduled';
+SELECT min(run_after) AS run_after FROM task INDEXED BY task_scheduled WHERE status = 'scheduled';
 
 -- task_running: what was running when the server last stopped, or is now
 SELECT * FROM task WHERE status IN ('running', 'cancelling') ORDER BY number;
@@ -68,11 +71,6 @@ SELECT * FROM task WHERE status IN ('running', 'cancelling') ORDER BY number;
 -- task_counts: how many tasks of each agent are running and waiting
 SELECT agent, status, count(*) AS count FROM task
 WHERE status IN ('queued', 'running', 'cancelling') GROUP BY agent, status;
-
--- task_ahead: how many queued tasks come before this one
-SELECT count(*) AS count FROM (
-    SELECT 1 FROM task WHERE status = 'queued' AND agent = :agent
-      AND (priority > :priority OR (priority = :priority AND number < :number)) LIMIT 1000);
 
 -- task_list: newest first
 SELECT * FROM task WHERE number < :before ORDER BY number DESC LIMIT :limit;
@@ -114,10 +112,6 @@ ORDER BY task.number DESC LIMIT :limit;
 -- task_conversation: the finished tasks of one conversation, oldest first
 SELECT description, summary FROM task
 WHERE conversation_id = :conversation_id AND number < :number AND status = 'completed' ORDER BY number;
-
--- task_conversation_open: whether an earlier task of the conversation is not done yet
-SELECT number FROM task WHERE conversation_id = :conversation_id
-  AND status NOT IN ('completed', 'failed', 'cancelled') ORDER BY number DESC LIMIT 1;
 
 -- attempt_insert: an attempt begins
 INSERT INTO attempt (task_number, attempt, fence, status, started_at)

@@ -1,0 +1,241 @@
+"""One attempt of one task, followed from its start, or from where the last server left it, to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_server.agent import Agent, WorkOrder
+from mcp_server.attempts import Attempts, Ending
+from mcp_server.clock import Clock
+from mcp_server.errors import ConflictError, OffhandError, StoreError
+from mcp_server.executor.attempt_folder import AttemptFolder, OutputName, Spec, Status
+from mcp_server.executor.results import ending_of, failed, interrupted
+from mcp_server.executor.retry import retry_at
+from mcp_server.settings import Settings
+from mcp_server.tasks import Task
+from mcp_server.workspaces import Workspaces
+
+STREAMS: tuple[OutputName, ...] = ("stdout", "stderr")
+BATCH_BYTES = 1024 * 1024
+"""Of output, in one transaction."""
+
+LOOK_SECONDS = 1.0
+"""A running attempt is looked at this often, should a ring of its bell be lost."""
+
+FINISH_RETRY_SECONDS = 5.0
+"""Between tries to write an end down, while the disk is full."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every attempt needs."""
+
+    attempts: Attempts
+    settings: Settings
+    workspaces: Workspaces
+    folder: Path
+    supervisor: Path
+    bell: Path
+    now: Clock
+
+
+class AttemptRun:
+    """Follows one attempt. `changed` is set by the bell and by a request to cancel."""
+
+    def __init__(self, shop: Workshop, task: Task, agent: Agent) -> None:
+        self._shop = shop
+        self._agent = agent
+        self.task = task
+        self.folder = AttemptFolder(shop.folder / f"{task.number}-{task.attempt}")
+        self.changed = asyncio.Event()
+        self.cancel_requested = task.status == "cancelling"
+        self._ended = asyncio.Event()
+        self._positions: dict[OutputName, int] = dict.fromkeys(STREAMS, 0)
+
+    def request_cancel(self) -> None:
+        """End the tree. The end comes by itself once it is dead."""
+        self.cancel_requested = True
+        self.changed.set()
+
+    async def start(self) -> None:
+        """Start the supervisor and follow it to the end."""
+        try:
+            self._still_allowed()
+            order = await self._order()
+            invocation = self._agent.invocation(order)
+            spec = Spec(
+                attempt=self.folder.path.name,
+                argv=invocation.argv,
+                cwd=str(invocation.cwd),
+                env=invocation.env,
+                timeout_seconds=self.task.timeout_seconds,
+                output_limit_bytes=self._shop.settings.output_limit_bytes,
+                cookie=secrets.token_hex(16),
+                idle_seconds=self._shop.settings.idle_seconds,
+                bell=str(self._shop.bell),
+            )
+            self.folder.start(spec, supervisor=self._shop.supervisor, stdin=invocation.stdin.encode())
+        except OffhandError as error:
+            await self._finish(failed(error.message, error.say, "invalid"))
+            return
+        except OSError as error:
+            again = self._retry_at()
+            say = "It could not be started on your machine."
+            await self._finish(failed(f"It could not be started: {error}", say, "spawn_failed", again))
+            return
+        except Exception:
+            logger.exception("task %d could not be begun", self.task.number)
+            await self._finish(_our_fault())
+            return
+        await self._follow(order)
+
+    async def adopt(self) -> None:
+        """Go on with what an earlier server started."""
+        if not (self.folder.path / "spec.json").exists():
+            self.folder.remove()
+            await self._shop.attempts.forget(self.task)
+            return
+        for stream in STREAMS:
+            self._positions[stream] = await self._shop.attempts.output_end(self.task, stream)
+        await self._follow(await self._order())
+
+    def _still_allowed(self) -> None:
+        """While the task waited, its workspace may have been removed, or its folder become a link to elsewhere."""
+        if self.task.workspace is not None:
+            self._shop.workspaces.resolve(self.task.workspace, self.task.cwd)
+
+    async def _order(self) -> WorkOrder:
+        task = self.task
+        cwd = Path(task.cwd) if task.cwd else None
+        return WorkOrder(
+            description=task.description,
+            params=task.params,
+            workspace=self._shop.workspaces.root(task.workspace) or cwd,
+            cwd=cwd,
+            earlier=await self._shop.attempts.conversation(task) if task.parent_id else (),
+            attempt=task.attempt,
+        )
+
+    async def _follow(self, order: WorkOrder) -> None:
+        status = await self._until_ended()
+        if status is None:  # the supervisor was killed: end what it left behind, then say so
+            with contextlib.suppress(ConflictError, StoreError):
+                self.folder.start_sweep(supervisor=self._shop.supervisor)
+            status = await self._until_ended()
+        self.folder.reap()
+        while not await self._keep_output():
+            await asyncio.sleep(FINISH_RETRY_SECONDS)
+        await self._finish(self._ending(order, status))
+        self.folder.remove()
+
+    def _ending(self, order: WorkOrder, status: Status | None) -> Ending:
+        again = self._retry_at()
+        if status is not None and status.outcome != "lost":
+            try:
+                return ending_of(self.task, self._agent, order, self.folder, status, again)
+            except Exception:  # a fault in an agent must not leave its task running for ever
+                logger.exception("the end of task %d could not be judged", self.task.number)
+                return _our_fault()
+        at_once = self._shop.now() if again is not None else None
+        if survivors := list(status.survivors) if status else []:
+            text = f"It was interrupted, and processes of it are still alive: {survivors}."
+            return failed(text, "It was interrupted, and processes of it are still alive.", "stop_failed")
+        if self.cancel_requested:
+            return interrupted("Cancelled, but its supervisor was killed meanwhile.")
+        return interrupted("It was interrupted, and no attempt is left.", at_once)
+
+    def _retry_at(self) -> int | None:
+        return retry_at(self.task.attempt, self.task.attempts_allowed, self._shop.now(), random.random())  # noqa: S311  # jitter
+
+    async def _until_ended(self) -> Status | None:
+        """Keep output as it comes, until no supervisor is alive."""
+        asked = False
+        with self._exit_watched():
+            while not self._ended.is_set() and self.folder.is_alive():
+                self.changed.clear()
+                if self.cancel_requested and not asked:
+                    asked = self.folder.terminate()
+                await self._keep_output()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), LOOK_SECONDS)
+        try:
+            return self.folder.status()
+        except StoreError:
+            logger.exception("how task %d ended cannot be read", self.task.number)
+            return None
+
+    @contextlib.contextmanager
+    def _exit_watched(self) -> Generator[None]:
+        """Be told at once when the supervisor ends, where the system can tell (Linux); the look finds it elsewhere."""
+        self._ended.clear()
+        try:
+            pidfd = self.folder.open_pidfd()
+        except NotImplementedError:
+            pidfd = None
+        if pidfd is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            self._ended.set()
+            self.changed.set()
+
+        loop.add_reader(pidfd, ended)
+        try:
+            yield
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+
+    async def _keep_output(self) -> bool:
+        """Move what the files have grown by into the store. False: some of it has to wait, as on a full disk."""
+        while True:
+            pieces: list[tuple[OutputName, int, bytes]] = [
+                (stream, self._positions[stream], data)
+                for stream in STREAMS
+                if (data := self.folder.read(stream, self._positions[stream], BATCH_BYTES))
+            ]
+            if not pieces:
+                return True
+            try:
+                await self._shop.attempts.append_output(self.task, pieces)
+            except OffhandError as error:  # the file has it; the next look tries again
+                logger.warning("output of task %d waits: %s", self.task.number, error)
+                return False
+            for stream, position, data in pieces:
+                self._positions[stream] = position + len(data)
+
+    async def _finish(self, ending: Ending) -> None:
+        """Write the end down, however long the disk stays full. A late one is somebody else's by now."""
+        while True:
+            try:
+                await self._shop.attempts.finish(self.task, ending)
+                return
+            except ConflictError as error:
+                logger.warning("the end of task %d came late: %s", self.task.number, error)
+                return
+            except OffhandError as error:
+                logger.error("the end of task %d waits: %s", self.task.number, error)
+                await asyncio.sleep(FINISH_RETRY_SECONDS)
+                await self._keep_output()
+
+
+def _our_fault() -> Ending:
+    """What went wrong is in the log; nothing of the exception leaves."""
+    return failed(
+        "Something went wrong in Offhand itself; the log of the server says what.",
+        "Something went wrong in Offhand itself, so I do not know what came of it.",
+        "internal",
+    )

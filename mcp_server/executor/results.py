@@ -1,0 +1,140 @@
+"""What an attempt's end is written down as: its outcome, judged by the agent, and the tails of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_server.agent import Agent, Exit, Outcome, WorkOrder
+from mcp_server.attempts import Ending
+from mcp_server.executor.attempt_folder import AttemptFolder, OutputName, Status
+from mcp_server.tasks import Task
+
+TAIL_LIMIT_BYTES = 16 * 1024
+"""Of each stream in a result. The rest is read with get_task from an offset."""
+
+UNPROVEN = "Whether all of its processes ended could not be proven."
+
+JUDGED_LIMIT_BYTES = 256 * 1024
+"""What the agent sees of each stream when it judges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last part of a stream, and where in the stream it begins."""
+
+    text: str
+    offset: int
+
+
+def tail(folder: AttemptFolder, stream: OutputName, size: int, limit: int) -> Tail:
+    """The last `limit` bytes as text; bad bytes are replaced, and no character is cut in two."""
+    start = max(0, size - limit)
+    data = folder.read(stream, start, limit)
+    if start:
+        whole = next((index for index, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)
+        data, start = data[whole:], start + whole
+    return Tail(data.decode(errors="replace"), start)
+
+
+def ending_of(
+    task: Task, agent: Agent, order: WorkOrder, folder: AttemptFolder, status: Status, retry_at: int | None
+) -> Ending:
+    """The end of an attempt whose supervisor left a status. `retry_at`: when to try again if that may help."""
+    stdout = tail(folder, "stdout", status.stdout_bytes, JUDGED_LIMIT_BYTES)
+    stderr = tail(folder, "stderr", status.stderr_bytes, JUDGED_LIMIT_BYTES)
+    assert status.outcome != "lost"  # an attempt that nobody saw end has nothing to judge
+    ended = Exit(
+        how=status.outcome,
+        returncode=status.returncode,
+        stdout=stdout.text,
+        stderr=stderr.text,
+        truncated=bool(stdout.offset or stderr.offset or status.stdout_dropped or status.stderr_dropped),
+        error=status.error,
+    )
+    outcome = _judged(task, agent, order, ended, status)
+    details = {
+        "verified": status.verified,
+        "survivors": list(status.survivors),
+        "user_seconds": status.user_seconds,
+        "system_seconds": status.system_seconds,
+        "max_rss_kb": status.max_rss_kb,
+        "outcome": status.outcome,
+    }
+    if status.survivors:
+        outcome = Outcome(
+            completed=False,
+            text=f"{outcome.text}\nProcesses of this task are still alive: {list(status.survivors)}.".strip(),
+            say="Processes of the task could not be stopped. Look at it on your machine.",
+            reason="stop_failed",
+        )
+    again = retry_at if outcome.may_pass and not outcome.completed else None
+    cancelled = status.outcome == "cancelled" and not status.survivors
+    return Ending(
+        status="completed" if outcome.completed else "cancelled" if cancelled else "failed",
+        reason=outcome.reason,
+        result=_result(folder, status, outcome),
+        returncode=status.returncode,
+        retry_at=again,
+        details=details,
+    )
+
+
+def failed(text: str, say: str, reason: str, retry_at: int | None = None) -> Ending:
+    """The end of an attempt that left nothing to judge."""
+    return Ending("failed", reason, {"text": text, "say": say}, retry_at=retry_at)
+
+
+def interrupted(say: str, retry_at: int | None = None) -> Ending:
+    """The end of an attempt that nobody saw: its supervisor is gone, and what was found of its tree was ended."""
+    result = {"text": f"{say} {UNPROVEN}", "say": f"{say} {UNPROVEN}", "unverified": UNPROVEN}
+    return Ending("interrupted", "interrupted", result, retry_at=retry_at)
+
+
+def _judged(task: Task, agent: Agent, order: WorkOrder, ended: Exit, status: Status) -> Outcome:
+    match ended.how:
+        case "exited" | "signaled":
+            return agent.judge(order, ended)
+        case "timeout":
+            text = f"It was ended: it ran longer than {task.timeout_seconds:g} seconds."
+            say = f"It took longer than {task.timeout_seconds:g} seconds, so I ended it."
+            return Outcome(False, text, say, reason="timeout")
+        case "idle_timeout":
+            return Outcome(
+                False,
+                "It was ended: it wrote nothing for too long.",
+                "It went silent, so I ended it.",
+                reason="idle_timeout",
+            )
+        case "cancelled":
+            proof = "Nothing of it is running." if status.verified else UNPROVEN
+            return Outcome(False, f"Cancelled. {proof}", f"Cancelled. {proof}", reason="cancelled")
+        case "spawn_failed":
+            return Outcome(
+                False,
+                f"The program could not be started: {ended.error}",
+                "The program could not be started.",
+                reason="spawn_failed",
+            )
+
+
+def _result(folder: AttemptFolder, status: Status, outcome: Outcome) -> Mapping[str, Any]:
+    stdout = tail(folder, "stdout", status.stdout_bytes, TAIL_LIMIT_BYTES)
+    stderr = tail(folder, "stderr", status.stderr_bytes, TAIL_LIMIT_BYTES)
+    dropped = status.stdout_dropped + status.stderr_dropped
+    return {
+        "text": outcome.text[-TAIL_LIMIT_BYTES:],
+        "stdout": stdout.text,
+        "stderr": stderr.text,
+        "returncode": status.returncode,
+        "truncated": bool(stdout.offset or stderr.offset or dropped),
+        "stdout_offset": stdout.offset,
+        "stderr_offset": stderr.offset,
+        "stdout_bytes": status.stdout_bytes,
+        "stderr_bytes": status.stderr_bytes,
+        **({"dropped_bytes": dropped} if dropped else {}),
+        **({} if status.verified else {"unverified": UNPROVEN}),
+        **outcome.details,
+        "say": outcome.say,
+    }

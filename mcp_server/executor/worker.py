@@ -1,0 +1,264 @@
+"""The worker: takes what is queued within the limits, and follows it to its end. Woken by events; it does not poll."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio.abc
+
+from mcp_server.agent import Agent
+from mcp_server.agents.registry import AgentRegistry
+from mcp_server.attempts import Attempts
+from mcp_server.clock import MICROSECONDS, Clock
+from mcp_server.errors import InvalidError, OffhandError
+from mcp_server.events import Events
+from mcp_server.executor.attempt import AttemptRun, Workshop
+from mcp_server.executor.attempt_folder import AttemptFolder, compiled_supervisor
+from mcp_server.executor.results import failed
+from mcp_server.settings import Settings
+from mcp_server.store.database import Event
+from mcp_server.tasks import Task
+from mcp_server.workspaces import Workspaces
+
+WAKING = frozenset(
+    {
+        "task.queued",
+        "task.scheduled",
+        "task.changed",
+        "task.cancelling",
+        "task.completed",
+        "task.failed",
+        "task.cancelled",
+    }
+)
+TROUBLE_SECONDS = 5.0
+"""Before the queue is looked at again when the store failed."""
+
+SWEEP_LOOK_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What a new server found of the last one's work."""
+
+    running: int = 0
+    finished: int = 0
+    interrupted: int = 0
+
+    @property
+    def say(self) -> str:
+        """One sentence about it; empty where there was nothing."""
+        if not self.running + self.finished + self.interrupted:
+            return ""
+        parts = [
+            f"{self.running} still running" if self.running else "",
+            f"{self.finished} finished meanwhile" if self.finished else "",
+            f"{self.interrupted} interrupted" if self.interrupted else "",
+        ]
+        return f"Found after the restart: {', '.join(part for part in parts if part)}; none lost."
+
+
+class Worker:
+    """Claims tasks and runs them, as many at once as the settings allow."""
+
+    def __init__(
+        self,
+        *,
+        registry: AgentRegistry,
+        attempts: Attempts,
+        events: Events,
+        settings: Settings,
+        workspaces: Workspaces,
+        folder: Path,
+        bell: Path,
+        now: Clock,
+    ) -> None:
+        self.attempts = attempts
+        self._registry = registry
+        self._events = events
+        self._settings = settings
+        self._workspaces = workspaces
+        self._folder = folder
+        self._bell = bell
+        self._now = now
+        self._shop: Workshop | None = None
+        self._wake = asyncio.Event()
+        self._runs: dict[int, AttemptRun] = {}
+
+    async def start(self, group: anyio.abc.TaskGroup) -> Adopted:
+        """Adopt what is running, then work in `group` until that is cancelled. Supervisors outlive it."""
+        supervisor = await asyncio.to_thread(compiled_supervisor, self._folder)
+        self._shop = Workshop(
+            self.attempts, self._settings, self._workspaces, self._folder, supervisor, self._bell, self._now
+        )
+        self._events.listen(self._hear)
+        ringing = _open_bell(self._bell)
+        group.start_soon(self._answer_bell, ringing)
+        adopted = await self._adopt(group)
+        group.start_soon(self._work, group)
+        return adopted
+
+    def title(self, agent: str) -> str:
+        """How an agent is called by people."""
+        return next((known.title for known in self._registry if known.name == agent), agent)
+
+    def supervisor_pids(self) -> list[int]:
+        """Of the attempts that run now: whoever descends from one of them is part of a task."""
+        pids = (run.folder.supervisor_pid() for run in self._runs.values())
+        return [pid for pid in pids if pid is not None]
+
+    async def agents(self) -> list[dict[str, Any]]:
+        """What can do work here, with what is running and queued."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for row in await self.attempts.counts():
+            counts[row["agent"], "queued" if row["status"] == "queued" else "running"] += row["count"]
+        return [self._described(agent, counts) for agent in self._registry]
+
+    def _described(self, agent: Agent, counts: Counter[tuple[str, str]]) -> dict[str, Any]:
+        available = agent.availability()
+        return {
+            "name": agent.name,
+            "title": agent.title,
+            "description": agent.description,
+            "installed": available.installed,
+            "version": available.version,
+            "missing": available.missing or None,
+            "continues": agent.continues,
+            "needs_workspace": agent.needs_workspace,
+            "limit": self._limit(agent),
+            "default_timeout_seconds": agent.default_timeout_seconds,
+            "running": counts[agent.name, "running"],
+            "queued": counts[agent.name, "queued"],
+        }
+
+    def _limit(self, agent: Agent) -> int:
+        own = self._settings.limits.get(agent.name, agent.default_limit)
+        return self._settings.limit if own is None else min(own, self._settings.limit)
+
+    def _hear(self, event: Event) -> None:
+        if event.kind not in WAKING:
+            return
+        if event.kind == "task.cancelling" and (run := self._runs.get(event.data["number"])):
+            run.request_cancel()
+        self._wake.set()
+
+    async def _work(self, group: anyio.abc.TaskGroup) -> None:
+        """The claim loop."""
+        while True:
+            self._wake.clear()
+            pause: float | None = TROUBLE_SECONDS
+            installed = [agent.name for agent in self._registry if agent.availability().installed]
+            try:
+                due = await self.attempts.promote_due(installed)
+                while free := self._free(installed):
+                    task = await self.attempts.claim(free)
+                    if task is None:
+                        break
+                    self._begin(group, task)
+                pause = None if due is None else max(0.0, (due - self._now()) / MICROSECONDS)
+            except OffhandError:
+                logger.exception("the queue could not be read")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    def _free(self, installed: list[str]) -> list[str]:
+        """The installed agents that may take another task now."""
+        if len(self._runs) >= self._settings.limit:
+            return []
+        running = Counter(run.task.agent for run in self._runs.values())
+        return [name for name in installed if running[name] < self._limit(self._registry.get(name))]
+
+    def _begin(self, group: anyio.abc.TaskGroup, task: Task, *, adopt: bool = False) -> None:
+        assert self._shop is not None
+        run = AttemptRun(self._shop, task, self._registry.get(task.agent))
+        self._runs[task.number] = run
+        group.start_soon(self._follow, run, adopt)
+
+    async def _follow(self, run: AttemptRun, adopt: bool) -> None:
+        try:
+            await (run.adopt() if adopt else run.start())
+        except Exception:
+            logger.exception("task %d could not be followed", run.task.number)
+        finally:
+            del self._runs[run.task.number]
+            self._wake.set()
+
+    async def _adopt(self, group: anyio.abc.TaskGroup) -> Adopted:
+        """Take over what the last server left `running`. Each is alive, finished meanwhile, or interrupted."""
+        found: Counter[str] = Counter()
+        for task in await self.attempts.running():
+            adopted = await self.attempts.adopt(task.number)
+            folder = AttemptFolder(self._folder / f"{task.number}-{task.attempt}")
+            ended = (folder.path / "status.json").exists()
+            found["finished" if ended else "running" if folder.is_alive() else "interrupted"] += 1
+            try:
+                self._begin(group, adopted, adopt=True)
+            except InvalidError as error:  # another release knew this agent
+                folder.terminate()
+                await self.attempts.finish(adopted, failed(error.message, error.message, "agent_unknown"))
+        self._tidy(group)
+        result = Adopted(**found)
+        if result.say:
+            logger.info(result.say)
+        return result
+
+    def _tidy(self, group: anyio.abc.TaskGroup) -> None:
+        """Remove folders of attempts that are written down as ended; a crash may have come between the two."""
+        followed = {run.folder.path for run in self._runs.values()}
+        for path in self._folder.glob("*-*"):
+            folder = AttemptFolder(path)
+            if not path.is_dir() or path in followed or folder.is_alive():
+                continue
+            if (path / "spec.json").exists() and not (path / "status.json").exists():
+                group.start_soon(self._sweep, folder)
+            else:
+                folder.remove()
+
+    async def _sweep(self, folder: AttemptFolder) -> None:
+        """End what an attempt left behind that no task knows of any more; only its folder says how to find it."""
+        assert self._shop is not None
+        folder.start_sweep(supervisor=self._shop.supervisor)
+        while folder.is_alive():
+            await asyncio.sleep(SWEEP_LOOK_SECONDS)
+        folder.reap()
+        folder.remove()
+
+    async def _answer_bell(self, ringing: socket.socket) -> None:
+        """Supervisors ring when there is output or an end."""
+        loop = asyncio.get_running_loop()
+        with ringing, _removed(self._bell):
+            while True:
+                message = await loop.sock_recv(ringing, 256)
+                number = message.partition(b" ")[2].partition(b"-")[0]
+                run = self._runs.get(int(number)) if number.isdigit() else None
+                if run is not None:
+                    run.changed.set()
+
+
+def _open_bell(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    ringing = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ringing.bind(str(path))
+    os.chmod(path, 0o600)
+    ringing.setblocking(False)
+    return ringing
+
+
+@contextmanager
+def _removed(path: Path) -> Generator[None]:
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

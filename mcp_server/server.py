@@ -1,0 +1,41 @@
+"""The MCP server over a runtime: the same for every transport."""
+
+from __future__ import annotations
+
+from mcp.server.caching import CacheHint
+from mcp.server.mcpserver import MCPServer
+
+from mcp_server.instructions import INSTRUCTIONS
+from mcp_server.release import release
+from mcp_server.runtime import Runtime
+from mcp_server.tools.door import ToolSpec
+from mcp_server.tools.search import SearchTools
+from mcp_server.tools.sessions import SessionTools
+from mcp_server.tools.tasks import TaskTools
+
+
+def tool_specs(runtime: Runtime) -> list[ToolSpec]:
+    """Every tool, in the order that clients list them. A name that stands twice raises."""
+    public_url = str(runtime.settings.public_url).rstrip("/") if runtime.settings.public_url else None
+    specs = [
+        *SessionTools(runtime.sessions, runtime.conversations, runtime.memories, runtime.artifacts).specs(),
+        *SearchTools(runtime.search, runtime.conversations, runtime.memories, runtime.artifacts, runtime.tasks).specs(),
+        *TaskTools(runtime.tasks, runtime.delegation, runtime.worker, runtime.now, public_url).specs(),
+    ]
+    names = [spec.name for spec in specs]
+    if len(set(names)) != len(names):
+        raise ValueError("A tool's name stands twice.")
+    return specs
+
+
+def build_server(runtime: Runtime) -> MCPServer[None]:
+    """The server with all tools."""
+    return MCPServer(
+        name="offhand",
+        title="Offhand",
+        version=release(),
+        instructions=INSTRUCTIONS,
+        tools=[spec.tool() for spec in tool_specs(runtime)],
+        cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="public")},
+        log_level="WARNING",
+    )

@@ -1,0 +1,44 @@
+"""A task in one or two sentences that can be spoken."""
+
+from __future__ import annotations
+
+from mcp_server.clock import MICROSECONDS
+from mcp_server.spoken import ago, spoken
+from mcp_server.tasks import Task
+
+OLD_SECONDS = 60
+"""Older answers are told with their age, so that yesterday's is not taken for today's."""
+
+
+def describe(task: Task, agent: str, now: int, *, again: bool = False) -> str:
+    """What is to be said of `task`. `again`: the caller asked for it as if it were new."""
+    if task.final:
+        said = str((task.result or {}).get("say") or _end_without_result(task))
+        age = (now - (task.finished_at or now)) / MICROSECONDS
+        if age >= OLD_SECONDS:
+            return f"From {ago(age)}: {said}"
+        return said
+    name = f"Task {task.number}"
+    match task.status:
+        case "running":
+            since = (now - (task.started_at or now)) / MICROSECONDS
+            working = f"{agent} is still working on task {task.number}"
+            return f"{working}, since {ago(since)}." if since >= OLD_SECONDS else f"{working}."
+        case "cancelling":
+            return f"{name} is being cancelled."
+        case "scheduled" if task.reason:
+            return f"{name} did not work yet. It is tried again soon."
+        case "scheduled":
+            begins = ((task.run_after or now) - now) / MICROSECONDS
+            return f"{name} begins in {ago(max(begins, 0)).removesuffix(' ago')}."
+        case "waiting_approval":
+            return f"{name} waits for your approval."
+        case _ if task.reason == "agent_not_installed":
+            return f"{agent} is not installed on your machine, so task {task.number} waits in the queue."
+        case _:
+            return f"{name} waits in the queue{' already' if again else ''}."
+
+
+def _end_without_result(task: Task) -> str:
+    ended = {"completed": "is done", "cancelled": "is cancelled; nothing of it is running", "failed": "failed"}
+    return spoken(f"Task {task.number} {ended[task.status]}.")

@@ -1,0 +1,82 @@
+"""`/api`: what no LLM may do. Over the unix socket no key is needed; over TCP one of scope admin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mcp_server.callers import calling_as
+from mcp_server.errors import InvalidError, MalformedError, OffhandError, TooLargeError
+from mcp_server.keys import DEFAULT_SCOPES, Keys
+from mcp_server.policy import require_scope
+from mcp_server.tools.door import CALLER_KEY
+from mcp_server.web.responses import json_response, problem_response
+
+BODY_LIMIT_BYTES = 64 * 1024
+
+
+class NewKey(BaseModel):
+    """The body of `POST /api/keys`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    scopes: Annotated[list[str], Field(min_length=1)] = list(DEFAULT_SCOPES)
+
+
+def api_routes(keys: Keys) -> list[Route]:
+    """The routes under `/api`."""
+
+    async def list_keys(request: Request) -> Response:
+        return json_response({"items": await keys.list(), "next_cursor": None})
+
+    async def create_key(request: Request) -> Response:
+        new = await _read(request)
+        record, token = await keys.create(new.name, new.scopes)
+        return json_response(record | {"key": token}, 201)
+
+    async def revoke_key(request: Request) -> Response:
+        return json_response(await keys.revoke(request.path_params["name"]))
+
+    return [
+        Route("/keys", _admin(list_keys), methods=["GET"]),
+        Route("/keys", _admin(create_key), methods=["POST"]),
+        Route("/keys/{name:path}", _admin(revoke_key), methods=["DELETE"]),
+    ]
+
+
+def _admin(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def guarded(request: Request) -> Response:
+        caller = request.scope[CALLER_KEY]
+        try:
+            require_scope(caller, "admin")
+            with calling_as(caller):
+                return await handler(request)
+        except OffhandError as error:
+            return problem_response(error)
+
+    return guarded
+
+
+async def _read(request: Request) -> NewKey:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_LIMIT_BYTES:
+            raise TooLargeError(fix=f"Send at most {BODY_LIMIT_BYTES} bytes.", field="body")
+    try:
+        loaded: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        raise MalformedError("The body is not JSON.", field="body", fix='Send {"name": "…"}.') from None
+    try:
+        return NewKey.model_validate(loaded)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise InvalidError(f"{first['msg']}.", field=field, fix="Send name, and scopes as a list.") from None

@@ -1,0 +1,54 @@
+"""What the tests of the executor share: a user of their own, and the proof that nothing of a task outlives its test."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from mcp_server.settings import Settings
+from tests.server.gate import Gate
+from tests.server.processes import Place
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Generator[Place]:
+    """A user with a home and a workspace. After the test no process of a task may be alive.
+
+    Not in `tmp_path`: with the name of the test in it, it is too long for a socket.
+    """
+    for name in [name for name in os.environ if name.startswith("OFFHAND_")]:
+        monkeypatch.delenv(name)
+    with tempfile.TemporaryDirectory(prefix="oh-") as folder:
+        made = Place.make(Path(folder))
+        monkeypatch.setenv("HOME", str(made.user_home))
+        monkeypatch.setenv("OFFHAND_HOME", str(made.home))
+        yield made
+        left = made.await_silence()
+        made.end_all()
+        assert not left, f"processes of tasks are alive after the test: {left}"
+
+
+@pytest.fixture
+def settings(place: Place) -> Settings:
+    """The defaults, for `place`."""
+    return Settings(home=place.home, workspaces={"work": place.workspace}, port=0)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Generator[Gate]:
+    """Where a program and the test wait for each other."""
+    made = Gate(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def second_gate(tmp_path: Path) -> Generator[Gate]:
+    """For a second program at the same time."""
+    made = Gate(tmp_path, "second")
+    yield made
+    made.close()
