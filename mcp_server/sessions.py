@@ -25,7 +25,6 @@ from mcp_server.values import (
 )
 
 Status = Literal["active", "paused", "completed", "archived"]
-STATUSES: tuple[Status, ...] = ("active", "paused", "completed", "archived")
 
 NEWEST = 2**62
 """Above every place in a list: where a list without a cursor begins."""

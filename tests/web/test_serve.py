@@ -105,6 +105,18 @@ def test_it_says_where_it_is_and_only_the_user_can_read_what_it_writes_which_is_
     assert "Stopped." in server.said
 
 
+async def test_what_a_task_makes_has_the_file_mode_that_the_user_is_used_to(place: Place, start: Start):
+    mask = os.umask(0o022)
+    try:
+        server = start()
+    finally:
+        os.umask(mask)
+    async with over_socket(server.facts["mcp_socket"]) as client:
+        await ask(client, "delegate_task", agent="shell", params={"command": ["touch", "made"]})
+
+    assert stat.S_IMODE((place.workspace / "made").stat().st_mode) == 0o644
+
+
 def everything(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
@@ -262,7 +274,7 @@ class Refused:
 def our_logging() -> Generator[None]:
     """`serve` sets up the logging of its process; this one is not its."""
     root = logging.getLogger()
-    handlers, level, mask = root.handlers[:], root.level, os.umask(0o077)
+    handlers, level = root.handlers[:], root.level
     try:
         yield
     finally:
@@ -270,7 +282,6 @@ def our_logging() -> Generator[None]:
             handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
-        os.umask(mask)
 
 
 @pytest.fixture
