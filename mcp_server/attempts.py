@@ -118,7 +118,7 @@ class Attempts:
                 )
 
         await self._database.write(body)
-        self._events.wake(f"task://{task.id}")
+        self._events.grew(f"task://{task.id}")
 
     async def output_end(self, task: Task, stream: str) -> int:
         """How many bytes of a stream are kept."""

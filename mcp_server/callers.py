@@ -14,6 +14,9 @@ Level = Literal["desk", "phone", "hook"]
 Scope = Literal["read", "submit", "approve", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "submit", "approve", "admin")
 
+CALLER_KEY = "offhand.caller"
+"""Where the HTTP door leaves the caller in a request's ASGI scope."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

@@ -26,6 +26,7 @@ class Events:
         self._now = now
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._listeners: list[Callable[[Event], None]] = []
+        self._output_listeners: list[Callable[[str], None]] = []
         self.closing = False
         """The server is going: whoever waits for a change takes what there is."""
 
@@ -55,15 +56,20 @@ class Events:
 
     def publish(self, event: Event) -> None:
         """Tell of an event that is on disk. One listener's failure is not another's."""
-        self.wake(event.subject)
+        self._wake(event.subject)
         for listener in self._listeners:
             try:
                 listener(event)
             except Exception:
                 logger.exception("a listener failed on %s", event.kind)
 
-    def wake(self, subject: str) -> None:
-        """Tell the watchers of `subject` that it changed, without an event (output that grew)."""
+    def grew(self, subject: str) -> None:
+        """Tell that the output of `subject` grew, of which there is no event."""
+        self._wake(subject)
+        for listener in self._output_listeners:
+            listener(subject)
+
+    def _wake(self, subject: str) -> None:
         for watcher in self._watchers.get(subject, ()):
             watcher.set()
 
@@ -71,11 +77,15 @@ class Events:
         """Wake every watcher, for the last time."""
         self.closing = True
         for subject in list(self._watchers):
-            self.wake(subject)
+            self._wake(subject)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Hear of every event from now on. Called on the event loop; must be quick."""
         self._listeners.append(listener)
+
+    def listen_to_output(self, listener: Callable[[str], None]) -> None:
+        """Hear whose output grew, from now on. Called on the event loop; must be quick, and not raise."""
+        self._output_listeners.append(listener)
 
     @contextmanager
     def watch(self, subject: str) -> Generator[asyncio.Event]:

@@ -18,6 +18,7 @@ from mcp_server.errors import InvalidError
 from mcp_server.events import Events
 from mcp_server.executor.worker import Adopted, Worker
 from mcp_server.keys import Deliveries, Keys
+from mcp_server.live import Live
 from mcp_server.memories import Memories
 from mcp_server.paths import make_private, socket_folder
 from mcp_server.policy import Policy
@@ -38,6 +39,7 @@ class Runtime:
     settings: Settings
     now: Clock
     events: Events
+    live: Live
     keys: Keys
     deliveries: Deliveries
     sessions: Sessions
@@ -81,10 +83,12 @@ async def open_runtime(settings: Settings, now: Clock = now_us) -> AsyncGenerato
         )
         async with anyio.create_task_group() as group:
             adopted = await worker.start(group)
+            live = Live(events, group)
             yield Runtime(
                 settings=settings,
                 now=now,
                 events=events,
+                live=live,
                 keys=Keys(database, events, now),
                 deliveries=Deliveries(database, now),
                 sessions=Sessions(database, events, now),
@@ -99,6 +103,7 @@ async def open_runtime(settings: Settings, now: Clock = now_us) -> AsyncGenerato
                 adopted=adopted,
             )
             events.close()
+            live.close()
             group.cancel_scope.cancel()
 
 

@@ -6,8 +6,13 @@ from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import MCPServer
 
 from mcp_server.instructions import INSTRUCTIONS
+from mcp_server.prompts import Prompts
+from mcp_server.protocol import admitted
 from mcp_server.release import release
+from mcp_server.resources.serve import Resources
 from mcp_server.runtime import Runtime
+from mcp_server.subscriptions import Subscriptions
+from mcp_server.task_extension import TaskExtension
 from mcp_server.tools.door import ToolSpec
 from mcp_server.tools.search import SearchTools
 from mcp_server.tools.sessions import SessionTools
@@ -16,11 +21,10 @@ from mcp_server.tools.tasks import TaskTools
 
 def tool_specs(runtime: Runtime) -> list[ToolSpec]:
     """Every tool, in the order that clients list them. A name that stands twice raises."""
-    public_url = str(runtime.settings.public_url).rstrip("/") if runtime.settings.public_url else None
     specs = [
         *SessionTools(runtime.sessions, runtime.conversations, runtime.memories, runtime.artifacts).specs(),
         *SearchTools(runtime.search, runtime.conversations, runtime.memories, runtime.artifacts, runtime.tasks).specs(),
-        *TaskTools(runtime.tasks, runtime.delegation, runtime.worker, runtime.now, public_url).specs(),
+        *task_tools(runtime).specs(),
     ]
     names = [spec.name for spec in specs]
     if len(set(names)) != len(names):
@@ -28,14 +32,28 @@ def tool_specs(runtime: Runtime) -> list[ToolSpec]:
     return specs
 
 
+def task_tools(runtime: Runtime) -> TaskTools:
+    """The task tools over `runtime`."""
+    public_url = str(runtime.settings.public_url).rstrip("/") if runtime.settings.public_url else None
+    return TaskTools(runtime.tasks, runtime.delegation, runtime.worker, runtime.now, public_url)
+
+
 def build_server(runtime: Runtime) -> MCPServer[None]:
-    """The server with all tools."""
-    return MCPServer(
+    """The server with all tools, resources and prompts."""
+    task_extension = TaskExtension(runtime, task_tools(runtime))
+    resources = Resources(runtime)
+    server = MCPServer[None](
         name="offhand",
         title="Offhand",
         version=release(),
         instructions=INSTRUCTIONS,
         tools=[spec.tool() for spec in tool_specs(runtime)],
+        extensions=[task_extension],
+        middleware=[admitted],
         cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="public")},
         log_level="WARNING",
     )
+    resources.add_to(server)
+    Prompts(runtime).add_to(server)
+    Subscriptions(runtime.live, resources, task_extension.detailed).add_to(server)
+    return server

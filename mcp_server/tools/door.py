@@ -17,14 +17,11 @@ from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from mcp_server.callers import Caller, Scope, calling_as, current_caller
+from mcp_server.callers import Scope, current_caller
 from mcp_server.errors import FieldIssue, InvalidError, OffhandError
 from mcp_server.policy import require_scope
 from mcp_server.problems import problem, unexpected
 from mcp_server.spoken import spoken
-
-CALLER_KEY = "offhand.caller"
-"""Where the HTTP door leaves the caller in a request's ASGI scope."""
 
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -108,20 +105,12 @@ class _OffhandTool(Tool):
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         spec = cast(ToolSpec, self.spec)
         try:
-            with calling_as(_caller(context)):
-                return _result(await spec.call(arguments))
+            return _result(await spec.call(arguments))
         except OffhandError as error:
             return _result(problem(error), is_error=True)
         except Exception:
             logger.exception("tool %s failed", spec.name)
             return _result(unexpected(), is_error=True)
-
-
-def _caller(context: Context[Any, Any]) -> Caller:
-    """Over HTTP the request says who is calling; elsewhere the door has said so."""
-    request = context.request_context.request
-    scope = getattr(request, "scope", None)
-    return scope[CALLER_KEY] if scope is not None and CALLER_KEY in scope else current_caller()
 
 
 def _result(content: dict[str, Any], *, is_error: bool = False) -> CallToolResult:

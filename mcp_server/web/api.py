@@ -11,11 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mcp_server.callers import calling_as
+from mcp_server.callers import CALLER_KEY, calling_as
 from mcp_server.errors import InvalidError, MalformedError, OffhandError, TooLargeError
 from mcp_server.keys import DEFAULT_SCOPES, Keys
 from mcp_server.policy import require_scope
-from mcp_server.tools.door import CALLER_KEY
 from mcp_server.web.responses import json_response, problem_response
 
 BODY_LIMIT_BYTES = 64 * 1024

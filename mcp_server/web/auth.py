@@ -5,10 +5,9 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_server.callers import DESK, Caller
+from mcp_server.callers import CALLER_KEY, DESK, Caller
 from mcp_server.errors import UnauthenticatedError
 from mcp_server.keys import Keys
-from mcp_server.tools.door import CALLER_KEY
 from mcp_server.web.responses import problem_response
 
 TOKEN_LIMIT_CHARACTERS = 512

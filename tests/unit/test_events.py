@@ -60,7 +60,7 @@ def test_output_that_grew_wakes_watchers_without_an_event():
     heard: list[Event] = []
     events.listen(heard.append)
     with events.watch("task://t1") as watcher:
-        events.wake("task://t1")
+        events.grew("task://t1")
         assert watcher.is_set()
     assert heard == []
 
