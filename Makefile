@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run test acceptance lint format lock bench clean
+.PHONY: help run test acceptance chaos lint format lock bench bundle clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,11 @@ test: $(VENV)/dev.stamp ## Run the tests and the checks that need no other progr
 
 acceptance: $(VENV)/dev.stamp ## Run real clients against the server as it ships
 	$(BIN)/python -m pytest -q -m acceptance tests/acceptance $(ARGS)
+
+chaos: $(VENV)/dev.stamp ## Kill servers and supervisors 200 times over 1,000 tasks, and account for everything
+	$(BIN)/python -m tests.chaos $(ARGS)
+	$(BIN)/python -m tests.chaos --namespaces off --tasks 300 --kills 60
+	$(BIN)/python -m tests.chaos.commits
 
 lint: $(VENV)/dev.stamp ## Format check, lint, types, import layers
 	$(BIN)/ruff format --check .
@@ -41,8 +46,11 @@ lock: $(VENV)/dev.stamp ## Pin every dependency anew
 bench: $(VENV)/run.stamp ## Measure the promises in numbers
 	$(BIN)/python -m benchmarks
 
+bundle: $(VENV)/dev.stamp ## Build dist/offhand-VERSION.mcpb, which desktop apps install by a double click
+	@$(BIN)/python -m bundle.build
+
 clean: ## Remove what the other targets made in this folder
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Offhand needs Python 3.11 or newer with venv (on Debian: apt install python3-venv). Or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 
 server = MCPServer("bare", version="1", log_level="ERROR")
 store = sqlite3.connect(os.environ.get("BARE_STORE", ":memory:"), isolation_level=None)
@@ -25,6 +25,14 @@ async def add(a: int, b: int) -> int:
 async def keep(text: str) -> int:
     """Keep a note; it is on disk when this answers."""
     return store.execute("INSERT INTO note (text) VALUES (?) RETURNING id", (text,)).fetchone()[0]
+
+
+@server.tool()
+async def change(text: str, context: Context) -> int:
+    """Keep a note, and tell whoever listens for notes."""
+    kept = await keep(text)
+    await context.notify_resource_updated("note://1")
+    return kept
 
 
 if __name__ == "__main__":

@@ -102,24 +102,37 @@ def timed(work: Callable[[], Any]) -> Callable[[], float]:
     return measure
 
 
-def options(description: str | None) -> argparse.Namespace:
-    """The arguments that all scripts take."""
+def options(description: str | None, minutes: float | None = None) -> argparse.Namespace:
+    """The arguments that all scripts take. `minutes`: the default of those that also take for how long."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print every sample as JSON")
     parser.add_argument("--quick", action="store_true", help="a few rounds: shows that it runs, not how fast")
+    if minutes is not None:
+        parser.add_argument("--minutes", type=float, default=minutes, help=f"for how long (default {minutes:g})")
     return parser.parse_args()
 
 
 def script(measure: Callable[[bool], list[Figure]]) -> None:
     """The command line of one script. `measure` takes whether to be quick."""
     end_in_order_when_told()
-    module = sys.modules[measure.__module__]
-    given = options(module.__doc__)
+    given = options(sys.modules[measure.__module__].__doc__)
+    _report(measure.__module__, lambda: measure(given.quick), as_json=given.json)
+
+
+def script_of_minutes(measure: Callable[[float], list[Figure]], minutes: float, quick_minutes: float) -> None:
+    """The command line of a script that works for a time. `measure` takes the minutes."""
+    end_in_order_when_told()
+    given = options(sys.modules[measure.__module__].__doc__, minutes)
+    wanted = quick_minutes if given.quick else given.minutes
+    _report(measure.__module__, lambda: measure(wanted), as_json=given.json)
+
+
+def _report(module: str, measure: Callable[[], list[Figure]], *, as_json: bool) -> None:
     begin, load = time.monotonic(), os.getloadavg()[0]
-    figures = measure(given.quick)
-    name = os.path.basename(str(module.__file__)).removesuffix(".py")
+    figures = measure()
+    name = os.path.basename(str(sys.modules[module].__file__)).removesuffix(".py")
     report = Report(name, figures, load, os.getloadavg()[0], time.monotonic() - begin, machine())
-    print(json.dumps(asdict(report)) if given.json else shown([report]))
+    print(json.dumps(asdict(report)) if as_json else shown([report]))
 
 
 def end_in_order_when_told() -> None:

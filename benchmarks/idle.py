@@ -1,6 +1,7 @@
 """What a server costs that nobody uses: its memory after the start and after 1,000 calls, and the CPU of idle seconds.
 
-Beside the bare SDK's HTTP server, idle in the same seconds. Needs Linux's /proc.
+Two clients stay connected, one in each protocol era, and follow a session. Beside the bare SDK's HTTP server, idle in
+the same seconds. Needs Linux's /proc.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, Goal, Series, script
 from benchmarks.processes import WORKSPACE, bare_http, repository, serving, temporary_folder
-from benchmarks.wire import Lines, over_socket
+from benchmarks.wire import Conversation, over_socket
 
 CALLS = 1000
 SETTLE_SECONDS = 2.0
@@ -32,6 +33,8 @@ def measure(quick: bool) -> list[Figure]:
         lines = stack.enter_context(over_socket(server.mcp_socket))
         _use(lines)
         after_calls = resident_mb(ours)
+        for following in (lines, stack.enter_context(over_socket(server.mcp_socket, "modern"))):
+            following.follow("session://s")
         time.sleep(SETTLE_SECONDS)
         spent = _spent(ours, other, seconds)
     (cpu, switches), (bare_cpu, bare_switches) = spent
@@ -40,7 +43,7 @@ def measure(quick: bool) -> list[Figure]:
         Figure("memory after start (RSS)", "MB", [at_start], [Goal("max", 110)], memory),
         Figure(f"memory after {CALLS:,} calls (RSS)", "MB", [after_calls], [Goal("max", 110)], memory),
         Figure(
-            f"idle CPU, {seconds:.0f} s, client connected",
+            f"idle CPU, {seconds:.0f} s, two subscribers",
             "% core",
             [cpu],
             [Goal("max", 0.2)],
@@ -50,7 +53,7 @@ def measure(quick: bool) -> list[Figure]:
     ]
 
 
-def _use(lines: Lines) -> None:
+def _use(lines: Conversation) -> None:
     lines.call("create_session", session_id="s", title="Used")
     for number in range(CALLS // 4):
         lines.call("get_session", session_id="s")

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, Goal, Series, alternate, script, timed
 from benchmarks.processes import serving, temporary_folder
-from benchmarks.wire import Lines, over_socket
+from benchmarks.wire import Conversation, over_socket
 from mcp_server.callers import DESK
 from mcp_server.clock import now_us
 from mcp_server.events import Events
@@ -95,7 +95,13 @@ def _like(table: str, column: str, word: str, order: str) -> str:
 
 
 def _figure(
-    rounds: int, ours: Lines, plain: sqlite3.Connection, name: str, tool: str, arguments: dict[str, Any], statement: str
+    rounds: int,
+    ours: Conversation,
+    plain: sqlite3.Connection,
+    name: str,
+    tool: str,
+    arguments: dict[str, Any],
+    statement: str,
 ) -> Figure:
     call, bare = alternate(
         rounds,

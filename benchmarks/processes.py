@@ -135,6 +135,11 @@ def is_ready(port: int, path: str) -> bool:
     return True
 
 
+def shim_command() -> list[str]:
+    """What a desktop client starts."""
+    return [sys.executable, "-m", "mcp_server", "mcp"]
+
+
 def bare_stdio(folder: Path) -> subprocess.Popen[bytes]:
     """The bare SDK's server on pipes. Its store lies in `folder`."""
     return spawned([sys.executable, str(BARE), "stdio"], bare_environment(folder), folder, pipes=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import MILLISECONDS, Figure, Goal, Series, alternate, script, timed
-from benchmarks.processes import bare_stdio, ended, serving, spawned, temporary_folder
+from benchmarks.processes import bare_stdio, ended, serving, shim_command, spawned, temporary_folder
 from benchmarks.wire import FIRST_LINE
 
 
@@ -22,7 +22,7 @@ def measure(quick: bool) -> list[Figure]:
     with temporary_folder() as folder, serving(folder) as server:
         shim, bare, python = alternate(
             rounds,
-            first_answer(lambda: _module("mcp_server", "mcp", server.environment, folder)),
+            first_answer(lambda: spawned(shim_command(), server.environment, folder, pipes=True)),
             first_answer(lambda: bare_stdio(folder)),
             timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True)),
         )
@@ -35,10 +35,6 @@ def measure(quick: bool) -> list[Figure]:
             installed = (Series("the installed offhand-mcp", samples),)
     besides = (Series("bare SDK stdio server", bare), Series("python -c pass", python), *installed)
     return [Figure("shim: start to first answer", "ms", shim, [Goal("median", 40)], besides)]
-
-
-def _module(module: str, command: str, own: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
-    return spawned([sys.executable, "-m", module, command], own, folder, pipes=True)
 
 
 def first_answer(start: Callable[[], subprocess.Popen[bytes]]) -> Callable[[], float]:

@@ -16,7 +16,7 @@ from functools import cache
 
 from benchmarks.figures import Figure, Goal, Series, alternate, script
 from benchmarks.processes import WORKSPACE, repository, serving, temporary_folder
-from benchmarks.wire import Lines, over_socket
+from benchmarks.wire import Conversation, over_socket
 
 NANOSECONDS_PER_MILLISECOND = 1e6
 GOALS = (Goal("median", 25), Goal("p99", 100))
@@ -45,7 +45,7 @@ def clock_program() -> tuple[str, ...]:
     return date if said.isdigit() else (sys.executable, "-I", "-S", "-c", "import time; print(time.time_ns())")
 
 
-def _delegated(ours: Lines, by_record: list[float]) -> float:
+def _delegated(ours: Conversation, by_record: list[float]) -> float:
     params = {"command": list(clock_program())}
     begin = time.time_ns()
     task = ours.call("delegate_task", agent="shell", params=params, workspace=WORKSPACE, wait=30)

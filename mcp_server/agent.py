@@ -72,7 +72,7 @@ class Invocation:
 class Exit:
     """How the process of an attempt ended, with the last part of what it wrote (decoded, bad bytes replaced)."""
 
-    how: Literal["exited", "signaled", "timeout", "idle_timeout", "cancelled", "spawn_failed"]
+    how: Literal["exited", "signaled", "timeout", "idle_timeout", "memory_limit", "cancelled", "spawn_failed"]
     returncode: int | None
     stdout: str
     stderr: str

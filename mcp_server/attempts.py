@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mcp_server.callers import Caller
 from mcp_server.clock import Clock, now_us
 from mcp_server.errors import ConflictError
 from mcp_server.events import Events
@@ -203,6 +204,14 @@ class Attempts:
         """Messages and answers of the conversation before this task, oldest first."""
         rows = await self._database.all("task_conversation", conversation_id=task.conversation_id, number=task.number)
         return tuple(text for row in rows for text in (row["description"], row["summary"] or ""))
+
+    async def tell(self, kind: str, subject: str, caller: Caller | None = None, **facts: Any) -> None:
+        """Write an event of the executor that belongs to no task."""
+
+        async def body(transaction: Transaction) -> None:
+            await self._events.append(transaction, kind, subject, caller=caller, **facts)
+
+        await self._database.write(body)
 
     async def counts(self) -> list[Row]:
         """How many tasks of each agent are in each open state."""

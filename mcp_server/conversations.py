@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from mcp_server.callers import current_caller
 from mcp_server.clock import Clock, NewId, iso, new_id, now_us
 from mcp_server.errors import ConflictError
 from mcp_server.events import Events
 from mcp_server.search import index_document
-from mcp_server.sessions import require_session
+from mcp_server.sessions import found, require_session
 from mcp_server.store.database import Database, Row, Transaction
-from mcp_server.values import CONTENT_LIMIT_BYTES, check_known_id, check_new_id, check_text, missing
+from mcp_server.values import (
+    CONTENT_LIMIT_BYTES,
+    PAGE_LIMIT,
+    check_known_id,
+    check_new_id,
+    check_text,
+    make_cursor,
+    missing,
+    read_cursor,
+)
+
+PAGE_LIMIT_BYTES = CONTENT_LIMIT_BYTES
+"""Of content in a page. A longer one still has its first chunk whole, which is within it."""
 
 
 class Conversations:
@@ -86,6 +99,24 @@ class Conversations:
             raise missing("chunk", "chunk_id", "Look for it with search and kind conversation.")
         return chunk_record(row)
 
+    async def list(
+        self, session_id: str, *, limit: int = PAGE_LIMIT, cursor: str | None = None
+    ) -> tuple[list[Row], str | None]:
+        """Chunks in full, oldest first. Returns the page and the cursor of the next.
+
+        Raises:
+            NotFoundError: there is no such session.
+        """
+        check_known_id(session_id, "session_id", "session")
+        after = read_cursor(cursor) or 0
+        found(await self._database.one("session_by_id", id=session_id))
+        rows = await self._database.all(
+            "chunk_page", session_id=session_id, after=after, limit=limit + 1, bytes=PAGE_LIMIT_BYTES
+        )
+        page = _within(rows[:limit], PAGE_LIMIT_BYTES)
+        following = make_cursor(page[-1]["seq"]) if page and page[-1]["offered"] > len(page) else None
+        return [chunk_record(row) for row in page], following
+
 
 def chunk_record(row: Row) -> Row:
     """A chunk as doors show it."""
@@ -98,3 +129,14 @@ def chunk_record(row: Row) -> Row:
         "created_by": json.loads(row["caller"]),
         "created_at": iso(row["created_at"]),
     }
+
+
+def _within(rows: Sequence[Row], limit_bytes: int) -> list[Row]:
+    """The first of `rows`, and those after it while their content is within `limit_bytes` together."""
+    kept, size = list[Row](), 0
+    for row in rows:
+        size += row["size"]
+        if kept and size > limit_bytes:
+            break
+        kept.append(row)
+    return kept

@@ -21,7 +21,6 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("read", "submit")
 SEEDED_NAME = "environment"
 TOKEN_BYTES = 24
 SEED_MINIMUM_CHARACTERS = 20
-DELIVERY_RETENTION_SECONDS = 30 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,6 @@ class Deliveries:
 
         async def body(transaction: Transaction) -> Delivery:
             now = self._now()
-            await transaction.run("delivery_forget", before=now - DELIVERY_RETENTION_SECONDS * 1_000_000)
             await transaction.run("delivery_begin", key_id=key_id, id=id, fingerprint=fingerprint, now=now)
             row = await transaction.one("delivery_by_id", key_id=key_id, id=id)
             assert row is not None

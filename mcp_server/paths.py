@@ -25,10 +25,17 @@ def home_path() -> str:
     """`OFFHAND_HOME`, else the platform's folder for a user's data. Not created here."""
     if chosen := os.environ.get("OFFHAND_HOME"):
         return os.path.abspath(os.path.expanduser(chosen))
-    if sys.platform == "darwin":
-        return os.path.expanduser("~/Library/Application Support/offhand")
     data_home = os.environ.get("XDG_DATA_HOME", "").strip()
-    return os.path.join(data_home if os.path.isabs(data_home) else os.path.expanduser("~/.local/share"), "offhand")
+    if os.path.isabs(data_home) and sys.platform != "darwin":
+        return os.path.join(data_home, "offhand")
+    return default_home_path()
+
+
+def default_home_path() -> str:
+    """The home of a process that has no variable of ours or of XDG, such as a desktop app."""
+    return os.path.expanduser(
+        "~/Library/Application Support/offhand" if sys.platform == "darwin" else "~/.local/share/offhand"
+    )
 
 
 def home_folder() -> Path:

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.streamable_http import GET_STREAM_KEY
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST
 from pydantic import BaseModel
@@ -58,3 +60,25 @@ def protocol_error(error: OffhandError) -> MCPError:
         code = INTERNAL_ERROR if type(error) is OffhandError else INVALID_REQUEST
     details = problem(error)
     return MCPError(code=code, message=details["say"], data=details)
+
+
+def connection(ctx: Context) -> Connection:
+    """Of the client that sent this message: in the older era it lasts, in the newer one there is one per request."""
+    return ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+
+
+def can_reach(server: MCPServer[Any], client: Connection) -> bool:
+    """Whether what is sent to `client` unasked reaches it now: over HTTP it is lost while no stream is open for it."""
+    if client.session_id is None:
+        return True
+    session = server.session_manager._server_instances.get(client.session_id)  # pyright: ignore[reportPrivateUsage]
+    return session is not None and GET_STREAM_KEY in session._request_streams  # pyright: ignore[reportPrivateUsage]
+
+
+def wants_progress(ctx: Context) -> bool:
+    """Whether the client asked to be told how its request goes on."""
+    if "progress_token" in (ctx.meta or {}):
+        return True
+    # In memory there is no token: the client's own function is called.
+    asked = ctx.session._request_outbound  # pyright: ignore[reportPrivateUsage]
+    return getattr(getattr(asked, "_inner", asked), "_on_progress", None) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import anyio
 from mcp_server.agents.registry import AgentRegistry, built_in_agents
 from mcp_server.artifacts import Artifacts
 from mcp_server.attempts import Attempts
+from mcp_server.catalogue import Catalogue
 from mcp_server.clock import Clock, now_us
 from mcp_server.conversations import Conversations
 from mcp_server.delegation import Delegation
@@ -22,6 +24,7 @@ from mcp_server.live import Live
 from mcp_server.memories import Memories
 from mcp_server.paths import make_private, socket_folder
 from mcp_server.policy import Policy
+from mcp_server.retention import Retention
 from mcp_server.search import Search
 from mcp_server.sessions import Sessions
 from mcp_server.settings import Settings
@@ -47,15 +50,20 @@ class Runtime:
     memories: Memories
     artifacts: Artifacts
     search: Search
+    catalogue: Catalogue
     tasks: Tasks
     delegation: Delegation
     worker: Worker
     workspaces: Workspaces
     adopted: Adopted
+    stop: asyncio.Event
+    """Set by whoever wants the server to end now."""
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings, now: Clock = now_us) -> AsyncGenerator[Runtime]:
+async def open_runtime(
+    settings: Settings, now: Clock = now_us, stop: asyncio.Event | None = None
+) -> AsyncGenerator[Runtime]:
     """Open the store, adopt what is running, and start to work on what is queued.
 
     Leaving it stops the worker; supervisors go on, and the next server finds them.
@@ -84,6 +92,7 @@ async def open_runtime(settings: Settings, now: Clock = now_us) -> AsyncGenerato
         async with anyio.create_task_group() as group:
             adopted = await worker.start(group)
             live = Live(events, group)
+            group.start_soon(Retention(database, settings.retention, now).run)
             yield Runtime(
                 settings=settings,
                 now=now,
@@ -96,11 +105,13 @@ async def open_runtime(settings: Settings, now: Clock = now_us) -> AsyncGenerato
                 memories=Memories(database, events, now),
                 artifacts=Artifacts(database, events, now),
                 search=Search(database),
+                catalogue=Catalogue(database),
                 tasks=tasks,
                 delegation=Delegation(registry, workspaces, Policy(settings.policy), tasks, now),
                 worker=worker,
                 workspaces=workspaces,
                 adopted=adopted,
+                stop=stop or asyncio.Event(),
             )
             events.close()
             live.close()

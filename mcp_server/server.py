@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import MCPServer
+from mcp_types.methods import CacheableMethod
 
 from mcp_server.instructions import INSTRUCTIONS
 from mcp_server.prompts import Prompts
@@ -14,9 +15,13 @@ from mcp_server.runtime import Runtime
 from mcp_server.subscriptions import Subscriptions
 from mcp_server.task_extension import TaskExtension
 from mcp_server.tools.door import ToolSpec
+from mcp_server.tools.progress import Progress
 from mcp_server.tools.search import SearchTools
 from mcp_server.tools.sessions import SessionTools
 from mcp_server.tools.tasks import TaskTools
+
+FIXED_LISTS: tuple[CacheableMethod, ...] = ("tools/list", "prompts/list", "resources/templates/list")
+"""They do not change while a server lives."""
 
 
 def tool_specs(runtime: Runtime) -> list[ToolSpec]:
@@ -35,7 +40,8 @@ def tool_specs(runtime: Runtime) -> list[ToolSpec]:
 def task_tools(runtime: Runtime) -> TaskTools:
     """The task tools over `runtime`."""
     public_url = str(runtime.settings.public_url).rstrip("/") if runtime.settings.public_url else None
-    return TaskTools(runtime.tasks, runtime.delegation, runtime.worker, runtime.now, public_url)
+    progress = Progress(runtime.live, runtime.tasks, runtime.worker.attempts)
+    return TaskTools(runtime.tasks, runtime.delegation, runtime.worker, progress, runtime.now, public_url)
 
 
 def build_server(runtime: Runtime) -> MCPServer[None]:
@@ -50,7 +56,7 @@ def build_server(runtime: Runtime) -> MCPServer[None]:
         tools=[spec.tool() for spec in tool_specs(runtime)],
         extensions=[task_extension],
         middleware=[admitted],
-        cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="public")},
+        cache_hints=dict.fromkeys(FIXED_LISTS, CacheHint(ttl_ms=60_000, scope="public")),
         log_level="WARNING",
     )
     resources.add_to(server)

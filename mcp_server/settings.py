@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -40,6 +41,23 @@ class PolicyRule(BaseModel):
     """Patterns on argv: a last `*` stands for any rest, any other `*` for one argument. Left out: any command."""
 
 
+Days = Annotated[int, Field(ge=0, le=36500)]
+
+
+class RetentionSettings(BaseModel):
+    """For how many days things are kept. 0: for ever."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    events_days: Days = 365
+    output_days: Days = 90
+    """Of finished tasks, the whole output; the result keeps the end of it."""
+    attempts_days: Days = 365
+    """Of finished tasks, the attempts before the last."""
+    deliveries_days: Days = 30
+    """Answers to webhooks, by which a delivery that comes again is recognised."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Each key is also an environment variable, `OFFHAND_` before it."""
 
@@ -49,6 +67,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     public_url: HttpUrl | None = None
+    mcp_auth: Literal["on", "off"] = "on"
+    """Off: who calls `/mcp` directly from this machine needs no key. Never with a public address."""
     api_key: Annotated[str | None, Field(repr=False)] = None
     """Seeds a key (`read`, `submit`) at start, for containers."""
     workspaces: dict[str, Path] = {}
@@ -63,12 +83,31 @@ class Settings(BaseSettings):
     idle_seconds: Annotated[float, Field(gt=0)] = 600.0
     output_limit_bytes: Annotated[int, Field(ge=1024)] = 20 * MIB
     """What is kept of each output stream of an attempt; the rest is counted and dropped."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 5
+    """How far tasks step back when others want the processor; 0: not at all."""
+    open_files: Annotated[int | None, Field(ge=64)] = None
+    """How many files each process of a task may have open."""
+    memory_limit_mb: Annotated[int | None, Field(ge=16)] = None
+    """What the processes of one attempt may hold together; looked at once a second, on Linux alone."""
+    pid_namespace: Literal["auto", "off"] = "auto"
+    """Run each attempt in a pid namespace of its own where the system allows one: nothing can slip out of it."""
+    retention: RetentionSettings = RetentionSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("pass_env", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("mcp_auth")
+    @classmethod
+    def _off_is_for_this_machine(cls, value: str, info: ValidationInfo) -> str:
+        if value == "off" and info.data.get("public_url") is not None:
+            raise ValueError("off is never used together with a public_url; take one of them out")
+        host = info.data.get("host", "")
+        if value == "off" and not is_loopback(host):
+            raise ValueError(f"off is only for a host that is this machine alone, such as 127.0.0.1, not {host}")
+        return value
 
     @field_validator("home")
     @classmethod
@@ -88,6 +127,14 @@ class Settings(BaseSettings):
         """What was given on the command line, then the environment, then the file."""
         file = TomlConfigSettingsSource(settings_cls, home_folder() / SETTINGS_FILE)
         return named["init_settings"], named["env_settings"], file
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an IP address is this machine's own, whoever asks."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load_settings(**given: Any) -> Settings:
@@ -127,26 +174,52 @@ def _refuse_home(path: Path) -> None:
 
 def write_workspaces(change: dict[str, str | None]) -> dict[str, str]:
     """Add or remove (None) workspaces in the settings file, keeping the user's comments. Returns all that are in it."""
-    path = home_folder() / SETTINGS_FILE
-    try:
-        document: Any = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise InvalidError(f"{path} is not TOML: {error}", field=SETTINGS_FILE, fix="Mend that line.") from None
-    if not isinstance(document.get("workspaces", {}), dict):
-        raise InvalidError(
-            f"In {path}, workspaces is no table.", field=SETTINGS_FILE, fix='Write [workspaces], then NAME = "PATH".'
-        )
-    table: Any = document.setdefault("workspaces", tomlkit.table())
+    document = _read_document()
+    table = _table(document, "workspaces", 'Write [workspaces], then NAME = "PATH".')
     for name, folder in change.items():
         if folder is None:
             table.pop(name, None)
         else:
             table[name] = folder
     if change:
-        temporary = path.with_suffix(".toml.new")
-        with open(temporary, "w", encoding="utf-8", opener=private) as file:
-            file.write(tomlkit.dumps(document))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _write_document(document)
     return {str(name): str(folder) for name, folder in table.items()}
+
+
+def write_limit(agent: str | None, limit: int | None) -> None:
+    """Set the limit of an agent in the settings file (None: take it out), or without an agent the one for all."""
+    document = _read_document()
+    if agent is None:
+        document["limit"] = limit
+    else:
+        table = _table(document, "limits", "Write [limits], then AGENT = NUMBER.")
+        if limit is None:
+            table.pop(agent, None)
+        else:
+            table[agent] = limit
+    _write_document(document)
+
+
+def _read_document() -> Any:
+    path = home_folder() / SETTINGS_FILE
+    try:
+        return tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise InvalidError(f"{path} is not TOML: {error}", field=SETTINGS_FILE, fix="Mend that line.") from None
+
+
+def _table(document: Any, name: str, fix: str) -> Any:
+    if not isinstance(document.get(name, {}), dict):
+        path = home_folder() / SETTINGS_FILE
+        raise InvalidError(f"In {path}, {name} is no table.", field=SETTINGS_FILE, fix=fix)
+    return document.setdefault(name, tomlkit.table())
+
+
+def _write_document(document: Any) -> None:
+    path = home_folder() / SETTINGS_FILE
+    temporary = path.with_suffix(".toml.new")
+    with open(temporary, "w", encoding="utf-8", opener=private) as file:
+        file.write(tomlkit.dumps(document))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

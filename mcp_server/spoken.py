@@ -42,11 +42,11 @@ def spoken(text: str, words: int = WORDS) -> str:
     """`text` as one line of at most `words` words that ends like a sentence. Empty only where `text` shows nothing."""
     if words < 1:
         raise ValueError("words must be at least 1")
-    visible = _visible(text)
-    said = _cut(_without_markup(visible).split(), words)
+    seen = visible(text)
+    said = _cut(_without_markup(seen).split(), words)
     if any(character.isalnum() for character in said):
         return said
-    return _cut(UNSPEAKABLE.split(), words) if visible.strip() else ""
+    return _cut(UNSPEAKABLE.split(), words) if seen.strip() else ""
 
 
 def ago(seconds: float) -> str:
@@ -69,7 +69,7 @@ _UNITS = (
 )
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """`text` without terminal escapes, control and format characters, in composed form; lines are kept."""
     text = _ESCAPE.sub("", text)
     kept = (

@@ -12,6 +12,24 @@ from mcp_server.callers import DESK, calling_as
 from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
 from tests.hosting import hosted
+from tests.leftovers import descendants, keep_orphans, left_since
+
+
+@pytest.fixture(scope="session")
+def orphans_are_kept() -> bool:
+    """Nothing that a test starts is ever out of sight, where the system can do that."""
+    return keep_orphans()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test(orphans_are_kept: bool) -> Generator[None]:
+    if not orphans_are_kept:
+        yield
+        return
+    before = descendants()
+    yield
+    left = left_since(before)
+    assert not left, f"alive after the test: {left}"
 
 
 @pytest.fixture

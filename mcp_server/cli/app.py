@@ -6,8 +6,14 @@ import sys
 
 import click
 
+from mcp_server.cli.doctor import doctor
 from mcp_server.cli.keys import key
+from mcp_server.cli.limits import limit
 from mcp_server.cli.serve import serve
+from mcp_server.cli.service import service
+from mcp_server.cli.setup import setup
+from mcp_server.cli.status import status
+from mcp_server.cli.stop import stop
 from mcp_server.cli.workspaces import workspace
 from mcp_server.errors import OffhandError
 from mcp_server.release import release
@@ -24,14 +30,14 @@ def offhand() -> None:
 
 @offhand.command("mcp")
 def mcp() -> None:
-    """Serve one MCP client over stdin and stdout. Desktop clients start this; see mcp-config.json.
+    """Serve one MCP client over stdin and stdout. Clients start this: see `offhand setup`, or mcp-config.json.
 
     It starts the server in the background if none runs.
     """
     raise AssertionError("handled before click is imported")  # pragma: no cover
 
 
-for command in (serve, key, workspace):
+for command in (serve, stop, status, setup, key, workspace, limit, service, doctor):
     offhand.add_command(command)
 
 

@@ -9,17 +9,15 @@ from typing import Any
 from urllib.parse import quote
 
 import click
-import httpx2
 
 from mcp_server.callers import SCOPES
-from mcp_server.errors import AlreadyServingError, OffhandError, UnavailableError
+from mcp_server.cli.running import as_json_option, ask_server
+from mcp_server.errors import AlreadyServingError, UnavailableError
 from mcp_server.events import Events
 from mcp_server.keys import DEFAULT_SCOPES, Keys
-from mcp_server.paths import home_folder, make_private, read_server_file
+from mcp_server.paths import home_folder, make_private
 from mcp_server.runtime import STORE_FILE
 from mcp_server.store.sqlite import open_sqlite
-
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 @click.group()
@@ -90,22 +88,8 @@ def _ask(
     method: str, path: str, body: dict[str, Any] | None, directly: Callable[[Keys], Awaitable[dict[str, Any]]]
 ) -> dict[str, Any]:
     """Through the running server's socket; the store has one owner, so only where none runs we open it."""
-    running = read_server_file(home_folder())
-    if running is not None:
-        try:
-            with httpx2.Client(transport=httpx2.HTTPTransport(uds=running["http_socket"]), timeout=10) as client:
-                response = client.request(method, f"http://offhand{path}", json=body)
-        except (httpx2.ConnectError, KeyError):
-            pass  # a server that was killed left its file behind
-        except httpx2.HTTPError as error:
-            raise UnavailableError(f"The server does not answer: {error}.") from None
-        else:
-            answer = response.json()
-            if response.is_error:
-                fix = next((issue["fix"] for issue in answer.get("errors", [])), "")
-                raise OffhandError(answer["detail"], field="server", fix=fix)
-            return answer
-    return asyncio.run(_in_store(directly))
+    answer = ask_server(method, path, body)
+    return asyncio.run(_in_store(directly)) if answer is None else answer
 
 
 async def _in_store(act: Callable[[Keys], Awaitable[dict[str, Any]]]) -> dict[str, Any]:

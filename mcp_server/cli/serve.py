@@ -77,6 +77,9 @@ class _PrivateLog(logging.handlers.RotatingFileHandler):
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding="utf-8", opener=private)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # named by logging
+        """A line that the disk has no room for is left out: a traceback for each would bury the one that says so."""
+
 
 def _log(settings: Settings, *, background: bool) -> None:
     folder = make_private(settings.home / "logs")
@@ -91,7 +94,9 @@ def _log(settings: Settings, *, background: bool) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=handlers, force=True)
     for noisy in ("mcp", "uvicorn", "httpx2", "httpcore2", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger(__name__).info("offhand %s starts, home %s", release(), settings.home)
+    logging.getLogger(__name__).info(
+        "offhand %s starts, home %s, mcp_auth %s", release(), settings.home, settings.mcp_auth
+    )
 
 
 async def _first_key(runtime: Runtime) -> str | None:
@@ -126,6 +131,8 @@ def _welcome(runtime: Runtime, address: Address, key: str | None) -> str:
     ]
     if settings.public_url:
         lines.append(f"  public       {settings.public_url}")
+    if settings.mcp_auth == "off":
+        lines.append("  MCP AUTH     off: every program on this machine may use /mcp without a key, as a phone would")
     if runtime.adopted.say:
         lines.append(f"  {runtime.adopted.say}")
     if key:

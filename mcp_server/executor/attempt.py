@@ -15,11 +15,11 @@ from pathlib import Path
 from mcp_server.agent import Agent, WorkOrder
 from mcp_server.attempts import Attempts, Ending
 from mcp_server.clock import Clock
-from mcp_server.errors import ConflictError, OffhandError, StoreError
+from mcp_server.errors import ConflictError, NotFoundError, OffhandError, StoreError
 from mcp_server.executor.attempt_folder import AttemptFolder, OutputName, Spec, Status
 from mcp_server.executor.results import ending_of, failed, interrupted
 from mcp_server.executor.retry import retry_at
-from mcp_server.settings import Settings
+from mcp_server.settings import MIB, Settings
 from mcp_server.tasks import Task
 from mcp_server.workspaces import Workspaces
 
@@ -47,6 +47,8 @@ class Workshop:
     supervisor: Path
     bell: Path
     now: Clock
+    pid_namespaces: asyncio.Future[bool]
+    """Whether the system gives us any; known some milliseconds after the start."""
 
 
 class AttemptRun:
@@ -73,16 +75,21 @@ class AttemptRun:
             self._still_allowed()
             order = await self._order()
             invocation = self._agent.invocation(order)
+            settings = self._shop.settings
             spec = Spec(
                 attempt=self.folder.path.name,
                 argv=invocation.argv,
                 cwd=str(invocation.cwd),
                 env=invocation.env,
                 timeout_seconds=self.task.timeout_seconds,
-                output_limit_bytes=self._shop.settings.output_limit_bytes,
+                output_limit_bytes=settings.output_limit_bytes,
                 cookie=secrets.token_hex(16),
-                idle_seconds=self._shop.settings.idle_seconds,
+                idle_seconds=settings.idle_seconds,
                 bell=str(self._shop.bell),
+                pid_namespace=await self._shop.pid_namespaces,
+                nice=settings.nice,
+                open_files=settings.open_files,
+                memory_limit_bytes=settings.memory_limit_mb * MIB if settings.memory_limit_mb else None,
             )
             self.folder.start(spec, supervisor=self._shop.supervisor, stdin=invocation.stdin.encode())
         except OffhandError as error:
@@ -101,7 +108,7 @@ class AttemptRun:
 
     async def adopt(self) -> None:
         """Go on with what an earlier server started."""
-        if not (self.folder.path / "spec.json").exists():
+        if not self.folder.has_begun():
             self.folder.remove()
             await self._shop.attempts.forget(self.task)
             return
@@ -128,15 +135,32 @@ class AttemptRun:
 
     async def _follow(self, order: WorkOrder) -> None:
         status = await self._until_ended()
-        if status is None:  # the supervisor was killed: end what it left behind, then say so
-            with contextlib.suppress(ConflictError, StoreError):
-                self.folder.start_sweep(supervisor=self._shop.supervisor)
-            status = await self._until_ended()
         self.folder.reap()
+        if status is None:  # the supervisor was killed: end what it left behind, then say so
+            status = await self._swept()
         while not await self._keep_output():
             await asyncio.sleep(FINISH_RETRY_SECONDS)
         await self._finish(self._ending(order, status))
         self.folder.remove()
+
+    async def _swept(self) -> Status | None:
+        """Have the rest of the tree ended, however often whoever does it is killed. None: it could not be recorded."""
+        while True:
+            try:
+                self.folder.start_sweep(supervisor=self._shop.supervisor)
+            except ConflictError:
+                logger.info("task %d has a supervisor, or an end, after all", self.task.number)
+            except (StoreError, FileNotFoundError) as error:  # its folder is damaged or gone
+                logger.error("what is left of task %d cannot be found: %s", self.task.number, error)
+                return None
+            except OSError as error:
+                logger.error("no process could be started to end what is left of task %d: %s", self.task.number, error)
+                await asyncio.sleep(FINISH_RETRY_SECONDS)
+                continue
+            status = await self._until_ended()
+            killed = (self.folder.reap() or 0) < 0
+            if status is not None or not killed:
+                return status
 
     def _ending(self, order: WorkOrder, status: Status | None) -> Ending:
         again = self._retry_at()
@@ -150,9 +174,10 @@ class AttemptRun:
         if survivors := list(status.survivors) if status else []:
             text = f"It was interrupted, and processes of it are still alive: {survivors}."
             return failed(text, "It was interrupted, and processes of it are still alive.", "stop_failed")
+        proven = status is not None and status.verified
         if self.cancel_requested:
-            return interrupted("Cancelled, but its supervisor was killed meanwhile.")
-        return interrupted("It was interrupted, and no attempt is left.", at_once)
+            return interrupted("Cancelled, but its supervisor was killed meanwhile.", proven=proven)
+        return interrupted("It was interrupted, and no attempt is left.", at_once, proven=proven)
 
     def _retry_at(self) -> int | None:
         return retry_at(self.task.attempt, self.task.attempts_allowed, self._shop.now(), random.random())  # noqa: S311  # jitter
@@ -223,7 +248,7 @@ class AttemptRun:
             try:
                 await self._shop.attempts.finish(self.task, ending)
                 return
-            except ConflictError as error:
+            except (ConflictError, NotFoundError) as error:
                 logger.warning("the end of task %d came late: %s", self.task.number, error)
                 return
             except OffhandError as error:

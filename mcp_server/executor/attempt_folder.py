@@ -15,6 +15,7 @@ import os
 import py_compile
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Mapping
@@ -25,12 +26,13 @@ from typing import Any, Literal, cast
 
 from mcp_server.errors import ConflictError, StoreError
 
-Outcome = Literal["exited", "signaled", "timeout", "idle_timeout", "cancelled", "spawn_failed", "lost"]
+Outcome = Literal["exited", "signaled", "timeout", "idle_timeout", "memory_limit", "cancelled", "spawn_failed", "lost"]
 OutputName = Literal["stdout", "stderr"]
 
 SUPERVISOR_SOURCE = Path(__file__).with_name("supervisor.py")
 LOCK_FD = 3
 """The number under which the supervisor expects the lock; the same as in supervisor.py."""
+PROBE_SECONDS = 5.0
 FIRST_FREE_FD = 10
 """The lock is moved up to here before the spawn, so that 0 to 3 can be given out in the supervisor."""
 
@@ -42,7 +44,9 @@ class Spec:
     `argv[0]` is an absolute path, `env` the whole environment (the cookie is added to it). The timeouts are seconds on
     a clock that stands still while the machine sleeps. `output_limit_bytes` holds for each stream. `cookie` must be
     unguessable and unique: whoever carries it in the environment is ended with the attempt. `bell` is the path of a
-    unix datagram socket that is told `out ATTEMPT` and `end ATTEMPT`.
+    unix datagram socket that is told `out ATTEMPT` and `end ATTEMPT`. `pid_namespace`: run in one of its own, which
+    nothing can leave; only where `can_contain` says so. `nice` is added to ours. `open_files` holds for each process,
+    `memory_limit_bytes` for all of them together; it is looked at once a second, on Linux alone.
     """
 
     attempt: str
@@ -55,6 +59,10 @@ class Spec:
     idle_seconds: float | None = None
     kill_grace_seconds: float = 5.0
     bell: str | None = None
+    pid_namespace: bool = False
+    nice: int = 0
+    open_files: int | None = None
+    memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ class Status:
     `returncode` is None where no exit was collected, negative for a signal. `verified`: it is proven that nothing of
     the tree is alive. `survivors` are the pids that could not be ended. `max_rss_kb` includes the supervisor's own
     few MB, because the child starts in its memory. `lost`: the supervisor was killed and `start_sweep` cleaned up.
+    `contained`: what held the tree together: `pid_namespace`, `subreaper` or `process_groups`.
     """
 
     outcome: Outcome
@@ -89,6 +98,7 @@ class Status:
     user_seconds: float
     system_seconds: float
     max_rss_kb: int
+    contained: str = "subreaper"
 
 
 class AttemptFolder:
@@ -136,6 +146,10 @@ class AttemptFolder:
         if self.status() is not None:
             raise ConflictError("This attempt has ended.")
         return self._launch(supervisor, "sweep")
+
+    def has_begun(self) -> bool:
+        """Whether its program may have been started. A supervisor makes the output files before it starts anything."""
+        return self.is_alive() or (self.path / "stdout").exists()
 
     def is_alive(self) -> bool:
         """Whether a supervisor holds the lock."""
@@ -349,6 +363,18 @@ def spawn_supervisor(supervisor: Path, folder: Path, lock: int, arguments: tuple
         setsid=True,
         setsigmask=(signal.SIGTERM, signal.SIGINT),
     )
+
+
+def can_contain(supervisor: Path) -> bool:
+    """Whether supervisors can run programs in pid namespaces here. Tries it; takes about 20 ms."""
+    command = [sys.executable, "-I", "-S", "-X", "utf8", str(supervisor), "/", "probe"]
+    try:
+        done = subprocess.run(
+            command, env={"PATH": os.defpath}, capture_output=True, timeout=PROBE_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
 
 
 def compiled_supervisor(folder: Path) -> Path:

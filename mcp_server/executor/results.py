@@ -15,6 +15,7 @@ TAIL_LIMIT_BYTES = 16 * 1024
 """Of each stream in a result. The rest is read with get_task from an offset."""
 
 UNPROVEN = "Whether all of its processes ended could not be proven."
+PROVEN = "Nothing of it is running."
 
 JUDGED_LIMIT_BYTES = 256 * 1024
 """What the agent sees of each stream when it judges."""
@@ -56,6 +57,7 @@ def ending_of(
     outcome = _judged(task, agent, order, ended, status)
     details = {
         "verified": status.verified,
+        "contained": status.contained,
         "survivors": list(status.survivors),
         "user_seconds": status.user_seconds,
         "system_seconds": status.system_seconds,
@@ -86,9 +88,13 @@ def failed(text: str, say: str, reason: str, retry_at: int | None = None) -> End
     return Ending("failed", reason, {"text": text, "say": say}, retry_at=retry_at)
 
 
-def interrupted(say: str, retry_at: int | None = None) -> Ending:
-    """The end of an attempt that nobody saw: its supervisor is gone, and what was found of its tree was ended."""
-    result = {"text": f"{say} {UNPROVEN}", "say": f"{say} {UNPROVEN}", "unverified": UNPROVEN}
+def interrupted(say: str, retry_at: int | None = None, *, proven: bool = False) -> Ending:
+    """The end of an attempt that nobody saw: its supervisor is gone, and what was found of its tree was ended.
+
+    `proven`: it lived in a pid namespace, which is empty now.
+    """
+    said = f"{say} {PROVEN if proven else UNPROVEN}"
+    result = {"text": said, "say": said, **({} if proven else {"unverified": UNPROVEN})}
     return Ending("interrupted", "interrupted", result, retry_at=retry_at)
 
 
@@ -107,8 +113,15 @@ def _judged(task: Task, agent: Agent, order: WorkOrder, ended: Exit, status: Sta
                 "It went silent, so I ended it.",
                 reason="idle_timeout",
             )
+        case "memory_limit":
+            return Outcome(
+                False,
+                "It was ended: its processes held more memory than memory_limit_mb allows.",
+                "It took more memory than you allow, so I ended it.",
+                reason="memory_limit",
+            )
         case "cancelled":
-            proof = "Nothing of it is running." if status.verified else UNPROVEN
+            proof = PROVEN if status.verified else UNPROVEN
             return Outcome(False, f"Cancelled. {proof}", f"Cancelled. {proof}", reason="cancelled")
         case "spawn_failed":
             return Outcome(

@@ -2,13 +2,14 @@
 
     python -I -S supervisor.py ATTEMPT_FOLDER            run what spec.json says
     python -I -S supervisor.py ATTEMPT_FOLDER sweep      end what a supervisor that was killed left behind
+    python -I -S supervisor.py / probe                   exit with 0 where pid namespaces can be had, else with 5
 
 It needs nothing from the server that started it, so it goes on when that server dies: the bell is a hint that may be
 lost, and everything that counts is in the folder. `attempt_folder.py` is the other side of it.
 
 Exit codes: 0 the end is in status.json; 1 it could not be written; 2 there is no readable spec; 3 another process holds
-the lock; 4 the attempt has ended before. SIGTERM and SIGINT cancel. SIGHUP is ignored: it says that a terminal is gone,
-and a terminal that closes is not a user who cancels.
+the lock; 4 the attempt has ended before; 5 no pid namespace. SIGTERM and SIGINT cancel. SIGHUP is ignored: it says that
+a terminal is gone, and a terminal that closes is not a user who cancels.
 
 Start-up time is the point here (a `git status` waits for it), so there are no imports beyond C modules, some of them
 the private halves of `json` (11 ms), `signal` (7 ms), `socket` (11 ms) and `ctypes` (4 ms). It is one file because it
@@ -46,6 +47,9 @@ BELL_SECONDS = 0.02
 LEFTOVER_GRACE_SECONDS = 0.5
 KILL_SECONDS = 10.0
 KILL_PAUSE_SECONDS = 0.005
+QUIET_LOOKS = 20
+"""So many looks in a row must find nobody before a sweep that can prove nothing believes that nobody is left."""
+MEMORY_LOOK_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 """How often we look for processes that are not below us: their end sends us no signal."""
 FREEZE_ROUNDS = 100
@@ -54,7 +58,15 @@ YOUNG_SECONDS = 1.0
 """Within this time pids cannot have wrapped around, so all that is new lies between our pid and the last one."""
 ERROR_CHARACTERS = 1000
 SURVIVORS_LISTED = 200
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+MS_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
+MS_SLAVE_RECURSIVELY = 0x4000 | 0x80000
+NO_NAMESPACE = 5
+REPORT_BYTES = 8192
 
 
 class Stream:
@@ -169,14 +181,23 @@ class Tree:
         self.root = os.getpid()
         self.groups: set[int] = set()
         """Process groups that consist of our descendants only: each lies in a session that one of them opened."""
+        self.init: int | None = None
+        """The first process of the pid namespace, if there is one. All of the tree ends with it."""
         self._needle = f"\0{COOKIE_NAME}={cookie}\0".encode()
         self._born_at = born_at
         self._has_proc = proc_is_ours()
 
     @property
     def provable(self) -> bool:
-        """Whether this system lets us see every process of the tree."""
-        return self.is_subreaper and self._has_proc
+        """Whether we would know of every process of the tree."""
+        return self.init is not None or (self.is_subreaper and self._has_proc)
+
+    @property
+    def containment(self) -> str:
+        """By what the tree is held together."""
+        if self.init is not None:
+            return "pid_namespace"
+        return "subreaper" if self.is_subreaper else "process_groups"
 
     def members(self) -> set[int]:
         """Every process of the tree that is alive. A snapshot: whoever forks meanwhile is in the next one."""
@@ -201,6 +222,17 @@ class Tree:
         below.update(self.cookie_holders(table))
         below.discard(self.root)
         return {pid for pid in below if pid in table and table[pid][2]}
+
+    def memory_bytes(self, enough: int) -> int:
+        """What all members hold in memory together. Exact only above `enough`: the exact way is slow."""
+        pids = self.members()
+        fields = [(read_whole(f"/proc/{pid}/statm") or b"0 0 0").split() for pid in pids]
+        page = os.sysconf("SC_PAGE_SIZE")
+        # Not what lies in files; what is shared by a fork counts twice here.
+        total = sum(int(resident) - int(shared) for _, resident, shared, *_ in fields) * page
+        if total <= enough:
+            return total
+        return sum(proportional_bytes(read_whole(f"/proc/{pid}/smaps_rollup") or b"") for pid in pids)
 
     def outside(self) -> set[int]:
         """What is left when we have no children: without orphans to us, only the cookie can tell."""
@@ -232,7 +264,12 @@ class Tree:
         All is stopped first, until a look finds nobody new. A fork loop that is killed one by one refills the places
         that become free, and one watchdog restarts the other; stopped processes do neither. A signal to a group
         reaches a fork that is under way, too.
+
+        A pid namespace needs none of this: the kernel kills it whole, and its first process goes last.
         """
+        if self.init is not None:
+            self.signal((self.init,), signal.SIGKILL)
+            return
         stopped: set[int] = set()
         for _ in range(FREEZE_ROUNDS):
             new = self.members() - stopped
@@ -271,6 +308,8 @@ class Supervisor:
         self.open_streams = {stream.read_end: stream for stream in self.streams}
         self.buffer = bytearray(READ_BYTES)
         self.child: int | None = None
+        self.reports: int | None = None
+        """Where the first process of the namespace tells how the program ended."""
         self.wait_status: int | None = None
         self.outcome: str | None = None
         """Why we ended the child; None where it ended by itself."""
@@ -281,6 +320,7 @@ class Supervisor:
         self.user_seconds = 0.0
         self.system_seconds = 0.0
         self.max_rss = 0
+        self.memory_look_at = 0.0
         self.kill_at: float | None = None
         self.give_up_at: float | None = None
 
@@ -303,6 +343,30 @@ class Supervisor:
 
     def spawn(self) -> bool:
         """Start the program in a session of its own. False where it cannot be started; `error` says why."""
+        try:
+            # posix_spawn cannot change the folder. We have one thread, so we may go there ourselves.
+            os.chdir(self.spec["cwd"])
+            self.started_at = wall_microseconds()
+            if self.spec.get("pid_namespace"):
+                self.spawn_in_namespace()
+            else:
+                self.child = self.spawn_program()
+        except (OSError, ValueError, TypeError, IndexError) as error:
+            self.cannot_start(spawn_error(error, self.spec))
+        finally:
+            os.chdir("/")
+            for stream in self.streams:
+                os.close(stream.write_end)
+        return self.child is not None
+
+    def cannot_start(self, why: str) -> None:
+        """Nothing runs, and that is certain."""
+        self.outcome = "spawn_failed"
+        self.error = why
+        self.verified = True
+
+    def spawn_program(self) -> int:
+        """Start the program as a child of this process."""
         spec = self.spec
         env = {COOKIE_NAME: spec["cookie"]} | {k: v for k, v in spec["env"].items() if k != COOKIE_NAME}
         given = f"{self.folder}/stdin"
@@ -311,32 +375,66 @@ class Supervisor:
             *((os.POSIX_SPAWN_DUP2, stream.write_end, fd) for fd, stream in enumerate(self.streams, 1)),
         ]
         everything = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+        limit_ourselves(spec.get("nice", 0), spec.get("open_files"))
+        return os.posix_spawn(
+            spec["argv"][0],
+            spec["argv"],
+            env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=everything,
+        )
+
+    def spawn_in_namespace(self) -> None:
+        """Start the program under a first process of its own pid namespace, and learn whether it runs."""
+        self.reports, report_end = os.pipe()
+        enter_namespace()
+        init = os.fork()
+        if init == 0:
+            os.close(self.reports)  # so that the pipe breaks with the supervisor
+            run_as_init(self.spawn_program, report_end, self.spec)
+        os.close(report_end)
+        os.set_blocking(self.reports, True)
+        first = os.read(self.reports, REPORT_BYTES)  # comes after the spawn; empty: init is gone
+        os.set_blocking(self.reports, False)
+        self.tree.init = init
+        if first.startswith(b"started"):
+            self.child = first_child_of(init) or init
+            self.heard(first.partition(b"\n")[2])
+            return
+        os.waitpid(init, 0)
+        self.tree.init = None
+        self.cannot_start(first.partition(b" ")[2].decode(errors="replace") or "the pid namespace could not be set up")
+
+    def hear(self) -> None:
+        """Take what the first process of the namespace reports."""
+        if self.reports is None:
+            return
         try:
-            # posix_spawn cannot change the folder. We have one thread, so we may go there ourselves.
-            os.chdir(spec["cwd"])
-            self.started_at = wall_microseconds()
-            self.child = os.posix_spawn(
-                spec["argv"][0],
-                spec["argv"],
-                env,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=(),
-                setsigdef=everything,
-            )
-        except (OSError, ValueError, TypeError, IndexError) as error:
-            self.outcome = "spawn_failed"
-            self.error = spawn_error(error, spec)
-            self.verified = True
-        finally:
-            os.chdir("/")
-            for stream in self.streams:
-                os.close(stream.write_end)
-        return self.child is not None
+            said = os.read(self.reports, REPORT_BYTES)
+        except BlockingIOError:
+            return
+        if said:
+            self.heard(said)
+        else:
+            os.close(self.reports)
+            self.reports = None
+
+    def heard(self, said: bytes) -> None:
+        """`ended STATUS`: the program has ended; others of its namespace may live on."""
+        word, _, status = said.strip().partition(b" ")
+        if word == b"ended" and self.wait_status is None:
+            self.wait_status = int(status)
 
     def write_supervisor_file(self) -> None:
         """Say who we are and whom we started. A full disk is no reason to end the child."""
-        text = to_json({"pid": os.getpid(), "child_pid": self.child, "started_at": self.started_at})
+        facts = {"pid": os.getpid(), "child_pid": self.child, "started_at": self.started_at}
+        if self.tree.init is not None:
+            facts["pid_namespace"] = namespace_of(self.tree.init)
+            facts["init_pid"] = self.tree.init
+            facts["init_started"] = start_ticks(self.tree.init)
+        text = to_json(facts)
         try:
             write_file(f"{self.folder}/supervisor.json.new", text)
             os.rename(f"{self.folder}/supervisor.json.new", f"{self.folder}/supervisor.json")
@@ -352,11 +450,17 @@ class Supervisor:
         poller.register(self.signals.fd, select.POLLIN)
         for fd in self.open_streams:
             poller.register(fd, select.POLLIN)
+        if self.reports is not None:
+            poller.register(self.reports, select.POLLIN)
         childless = False
         while True:
             for fd, _ in poller.poll(self.patience(childless)):
                 if stream := self.open_streams.get(fd):
                     self.pump(stream, poller)
+                elif fd == self.reports:
+                    self.hear()
+                    if self.reports is None:
+                        poller.unregister(fd)
             self.signals.drain()
             now = time.monotonic()
             self.bell.ring_if_due(now)
@@ -383,6 +487,7 @@ class Supervisor:
         elif reason := self.reason_to_end(now):
             members = self.tree.members()
             self.reap()
+            self.hear()
             if self.wait_status is None:
                 self.outcome = reason
                 self.begin_end(now + self.spec["kill_grace_seconds"], members)
@@ -397,6 +502,11 @@ class Supervisor:
         idle = self.spec["idle_seconds"]
         if idle is not None and now >= self.last_output + idle:
             return "idle_timeout"
+        limit = self.spec.get("memory_limit_bytes")
+        if limit and now >= self.memory_look_at:
+            self.memory_look_at = now + MEMORY_LOOK_SECONDS
+            if self.tree.memory_bytes(limit) > limit:
+                return "memory_limit"
         return None
 
     def begin_end(self, kill_at: float, members: set[int] | None = None) -> None:
@@ -417,7 +527,9 @@ class Supervisor:
         else:
             idle = self.spec["idle_seconds"]
             deadline = self.wall_deadline if idle is None else min(self.wall_deadline, self.last_output + idle)
-            if self.signals.cancelled:
+            if self.spec.get("memory_limit_bytes"):
+                deadline = min(deadline, self.memory_look_at)
+            if self.signals.cancelled or self.wait_status is not None:
                 deadline = now
         if self.bell.due is not None:
             deadline = min(deadline, self.bell.due)
@@ -453,7 +565,9 @@ class Supervisor:
                 return True
             if pid == 0:
                 return False
-            if pid == self.child and self.wait_status is None:
+            if pid == self.tree.init:
+                self.hear()  # its last words, if it had any before it was killed
+            if pid in (self.child, self.tree.init) and self.wait_status is None:
                 self.wait_status = status
             self.user_seconds += usage.ru_utime
             self.system_seconds += usage.ru_stime
@@ -491,6 +605,7 @@ class Supervisor:
                 "finished_at": wall_microseconds(),
                 "survivors": self.survivors[:SURVIVORS_LISTED],
                 "verified": self.verified and not self.survivors,
+                "contained": self.tree.containment,
                 "user_seconds": round(self.user_seconds, 6),
                 "system_seconds": round(self.system_seconds, 6),
                 "max_rss_kb": self.max_rss // 1024 if sys.platform == "darwin" else self.max_rss,
@@ -563,59 +678,233 @@ class Signals:
 def sweep(folder: str, spec: dict[str, Any], signals: Signals, born_at: float) -> int:
     """End what a supervisor that was killed left behind, and say `lost`: nobody knows how its program ended.
 
-    Its orphans belong to init now. The cookie finds them, except those that cleared their environment: `verified`
-    stays false.
+    What lived in a pid namespace died with its first process: that this one is gone proves it. Elsewhere the orphans
+    belong to init now: the cookie finds them, except those that cleared their environment, and `verified` stays false.
     """
     tree = Tree(spec["cookie"], born_at)
-    record = EndRecord(folder)
+    started: Any = read_json(f"{folder}/supervisor.json") or {}
+    namespaced = started.get("pid_namespace") is not None and started.get("init_started") is not None
     deadline = time.monotonic() + KILL_SECONDS
+    # One who forks and goes may slip through a look; through many it does not.
+    looks = 1 if namespaced else QUIET_LOOKS
+    quiet = 0
     while True:
-        found = lost_members(tree)
-        if not found or time.monotonic() > deadline:
+        found = lost_members(tree, started)
+        quiet = 0 if found else quiet + 1
+        if quiet >= looks or time.monotonic() > deadline:
             break
+        tree.signal((-group for group in tree.groups), signal.SIGSTOP)
         tree.signal(found, signal.SIGSTOP)
-        tree.signal(found | lost_members(tree), signal.SIGKILL)
+        if found:
+            found |= lost_members(tree, started)
+        tree.signal((-group for group in tree.groups), signal.SIGKILL)
+        tree.signal(found, signal.SIGKILL)
         select.select([signals.fd], [], [], KILL_PAUSE_SECONDS)
         signals.drain()
     facts: dict[str, Any] = {"outcome": "lost", "returncode": None, "error": "the supervisor was killed"}
-    started = read_json(f"{folder}/supervisor.json")
     for name in ("stdout", "stderr"):
         path = f"{folder}/{name}"
         facts[f"{name}_bytes"] = os.path.getsize(path) if os.path.exists(path) else 0
         facts[f"{name}_dropped"] = 0
-    facts["started_at"] = started["started_at"] if started else None
+    facts["started_at"] = started.get("started_at")
     facts["finished_at"] = wall_microseconds()
     facts["survivors"] = sorted(found)[:SURVIVORS_LISTED]
-    facts.update(verified=False, user_seconds=0.0, system_seconds=0.0, max_rss_kb=0)
-    written = record.write(facts)
+    facts["contained"] = "pid_namespace" if namespaced else tree.containment
+    facts.update(verified=namespaced and not found, user_seconds=0.0, system_seconds=0.0, max_rss_kb=0)
+    # Not before all of it is ended: for that no room on the disk is needed.
+    written = EndRecord(folder).write(facts)
     Bell(spec.get("bell"), spec["attempt"]).ring("end")
     return 0 if written else 1
 
 
-def lost_members(tree: Tree) -> set[int]:
-    """Cookie holders anywhere, with all that lives below them or in a session that one of them leads."""
-    table = process_table(proc_is_ours())
-    found = tree.cookie_holders(table)
+def lost_members(tree: Tree, started: dict[str, Any]) -> set[int]:
+    """Cookie holders and members of the pid namespace, with all that lives below them or in a session of theirs.
+
+    Their process groups are remembered in the tree: a signal to a group also reaches who forks and goes.
+    """
+    has_proc = proc_is_ours()
+    groups: set[int] = set()
+    found: set[int] = set()
+    # The newest first: where each forks the next one and goes, only the newest is still there when we look.
+    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True) if has_proc else ():
+        if tree.cookie_holders((pid,)):
+            found.add(pid)
+            try:
+                groups.add(os.getpgid(pid))
+            except OSError:
+                continue
+    table = process_table(has_proc)
+    # A group whose leader lives and is none of ours would be somebody else's; 0 and 1 would be everybody.
+    tree.groups |= {each for each in groups if each > 1 and (each in found or each not in table or not table[each][2])}
+    tree.groups.discard(os.getpgid(0))
+    init = started.get("init_pid")
+    if init in table and table[init][2] and start_ticks(init) == started.get("init_started"):
+        # Only while that process lives: then the number of the namespace is given to the next one that is made.
+        found |= {pid for pid in table if namespace_of(pid) == started["pid_namespace"]}
     grew = True
     while grew:
         more = {pid for pid, (parent, group, _) in table.items() if parent in found or group in found}
         grew = not more <= found
         found |= more
-    return {pid for pid in found if pid != tree.root and table[pid][2]}
+    return {pid for pid in found if pid != tree.root and pid in table and table[pid][2]}
 
 
 def become_subreaper() -> bool:
     """Have orphans among our descendants given to us (Linux). False where the system cannot do that."""
+    return call_libc("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def call_libc(name: str, *arguments: int | bytes) -> bool:
+    """Call a function of the C library that returns 0 for success. False as well where there is no such function."""
     if not sys.platform.startswith("linux"):
         return False
     try:
         import _ctypes  # not everywhere built
 
         itself: Any = None  # what is loaded already; the stubs do not know that it may be None
-        prctl = _ctypes.dlsym(_ctypes.dlopen(itself, 0), "prctl")
-        return _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+        return _ctypes.call_function(_ctypes.dlsym(_ctypes.dlopen(itself, 0), name), arguments) == 0
     except (ImportError, AttributeError, OSError):
         return False
+
+
+def proportional_bytes(rollup: bytes) -> int:
+    """The memory of one process, what it shares counted in parts (`smaps_rollup`); 0 where it is gone."""
+    _, _, after = rollup.partition(b"\nPss:")
+    return int(after.split()[0]) * 1024 if after else 0
+
+
+def limit_ourselves(nice: int, open_files: int | None) -> None:
+    """For us and all that we start from now on. What the system does not allow stays as it is."""
+    import resource  # with the program's start still to come, a millisecond here is one that nobody waits for twice
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if nice:
+        os.nice(nice)
+    if open_files is not None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        wanted = open_files if hard == resource.RLIM_INFINITY else min(open_files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+
+
+def enter_namespace() -> None:
+    """Have our next child be the first process of a pid namespace. An ordinary user needs a user namespace for that.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
+    if os.geteuid() == 0:
+        if not call_libc("unshare", CLONE_NEWPID):
+            raise OSError(errno.EPERM, "no pid namespace can be made")
+        return
+    user, group = os.geteuid(), os.getegid()
+    if not call_libc("unshare", CLONE_NEWUSER | CLONE_NEWPID):
+        raise OSError(errno.EPERM, "no user and pid namespace can be made")
+    # The same ids inside as outside: who looks at its own files sees its own name.
+    write_file("/proc/self/setgroups", b"deny")
+    write_file("/proc/self/uid_map", b"%d %d 1" % (user, user))
+    write_file("/proc/self/gid_map", b"%d %d 1" % (group, group))
+
+
+def run_as_init(spawn: Callable[[], int], reports: int, spec: dict[str, Any]) -> None:
+    """Be the first process of the pid namespace: start the program, collect its orphans, report its end. Never returns.
+
+    It dies with the supervisor, and everything in the namespace with it.
+    """
+    try:
+        call_libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if is_broken(reports):
+            os._exit(1)  # it was killed before we were tied to it
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        if not mount_own_proc():
+            raise OSError(errno.EPERM, "/proc cannot be mounted in the pid namespace")
+        try:
+            child = spawn()
+        except (OSError, ValueError, TypeError, IndexError) as error:
+            os.write(reports, b"failed " + spawn_error(error, spec).encode(errors="replace")[:ERROR_CHARACTERS])
+            os._exit(1)
+        os.chdir("/")
+        os.write(reports, b"started\n")
+        # Also the lock: nothing but the supervisor may hold it.
+        os.closerange(0, reports)
+        os.closerange(reports + 1, 65536)
+        collect(child, reports)
+    except BaseException as error:  # noqa: BLE001  # a process that forked may not go on as the supervisor
+        try:
+            os.write(reports, b"failed " + str(error).encode(errors="replace")[:ERROR_CHARACTERS])
+        finally:
+            os._exit(1)
+    os._exit(0)
+
+
+def collect(child: int, reports: int) -> None:
+    """Collect every process of the namespace until none is left; tell how `child` ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+        if pid == child:
+            os.write(reports, b"ended %d\n" % status)
+
+
+def mount_own_proc() -> bool:
+    """Show this pid namespace in /proc, to us and what we start alone. What others mount later is still seen here."""
+    return (
+        call_libc("unshare", CLONE_NEWNS)
+        and call_libc("mount", b"none", b"/", 0, MS_SLAVE_RECURSIVELY, 0)
+        and call_libc("mount", b"proc", b"/proc", b"proc", MS_NOSUID_NODEV_NOEXEC, 0)
+    )
+
+
+def first_child_of(pid: int) -> int | None:
+    """The pid, as we see it, of the first child of `pid`."""
+    children = read_whole(f"/proc/{pid}/task/{pid}/children")
+    if children is None:  # not every kernel has it
+        return next((each for each, (parent, _, _) in table_from_proc().items() if parent == pid), None)
+    return int(children.split()[0]) if children.split() else None
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot: with its pid it names a process for good. None where it is gone.
+
+    Only where there is /proc.
+    """
+    stat = read_whole(f"/proc/{pid}/stat")
+    return int(stat[stat.rindex(b")") + 2 :].split()[19]) if stat else None
+
+
+def is_broken(pipe: int) -> bool:
+    """Whether nobody reads from this end of a pipe any more."""
+    poller = select.poll()
+    poller.register(pipe, 0)
+    return bool(poller.poll(0))
+
+
+def namespace_of(pid: int) -> int | None:
+    """The number of the pid namespace of a process; None where it is gone or not ours to look at."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def probe() -> int:
+    """Try a pid namespace with a process in it."""
+    reports, report_end = os.pipe()
+    try:
+        enter_namespace()
+        init = os.fork()
+    except OSError:
+        return NO_NAMESPACE
+    if init == 0:
+        run_as_init(lambda: os.posix_spawn(sys.executable, [sys.executable, "-V"], {}), report_end, {"cwd": "/"})
+    os.close(report_end)
+    works = os.read(reports, REPORT_BYTES).startswith(b"started")
+    os.waitpid(init, 0)
+    return 0 if works else NO_NAMESPACE
 
 
 def proc_is_ours() -> bool:
@@ -809,6 +1098,8 @@ def main(arguments: list[str]) -> int:
     """Take the lock and do what `arguments` say. Returns the exit code."""
     born_at = time.monotonic()
     os.closerange(LOCK_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 65536))
+    if arguments[1:] == ["probe"]:
+        return probe()
     signals = Signals()
     folder = os.path.abspath(arguments[0])
     os.chdir("/")

@@ -20,7 +20,7 @@ PARTS: Mapping[str, Part] = {"session": "conversation", "task": "output"}
 
 ADDRESS_LIMIT_CHARACTERS = 2048
 
-_ADDRESS = re.compile(r"([a-z]+)://([^/?#]*)(?:/([^/?#]*))?(?:\?([^#]*))?\Z")
+_ADDRESS = re.compile(r"([A-Za-z]+)://([^/?#]*)(?:/([^/?#]*))?(?:\?([^#]*))?\Z")
 _KNOWN = ", ".join(f"{kind}://ID" for kind in KINDS) + ", session://ID/conversation, task://ID/output"
 
 
@@ -45,21 +45,29 @@ class Address:
 
 
 def parse_address(uri: str) -> Address:
-    """Read `uri`.
+    """Read `uri`. The scheme may be in any case, as everywhere; all else is taken as it is.
 
     Raises:
-        InvalidError: it is none of ours, or has an id or a part that cannot be.
+        NotFoundError: it is none of ours.
+        InvalidError: it has an id or a query that cannot be.
     """
     found = _ADDRESS.match(uri) if len(uri) <= ADDRESS_LIMIT_CHARACTERS else None
-    if found is None or found[1] not in KINDS:
+    if found is None or found[1].lower() not in KINDS:
         raise NotFoundError("There is no resource at this address.", field="uri", fix=f"Addresses are {_KNOWN}.")
-    kind, name, part, query = cast("Kind", found[1]), unquote(found[2]), found[3], found[4]
+    kind, name, part = cast("Kind", found[1].lower()), unquote(found[2]), found[3]
     if not (kind == "task" and name.isascii() and name.isdigit()):
         check_known_id(name, "uri", kind)
     if part is not None and PARTS.get(kind) != part:
         raise NotFoundError(f"A {kind} has no such part.", field="uri", fix=f"Addresses are {_KNOWN}.")
+    return Address(kind, name, PARTS.get(kind) if part else None, _query(found[4] or ""))
+
+
+def _query(text: str) -> dict[str, str]:
     try:
-        pairs = parse_qsl(query or "", keep_blank_values=True, strict_parsing=bool(query), max_num_fields=8)
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=8)
     except ValueError:
         raise InvalidError("The query of this address cannot be read.", field="uri", fix="Leave it out.") from None
-    return Address(kind, name, PARTS.get(kind) if part else None, dict(pairs))
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise InvalidError("The query of this address says something twice.", field="uri", fix="Say it once.")
+    return query

@@ -173,6 +173,9 @@ class _Writer:
         _claim(self._path)
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=512)
         try:
+            if connection.execute("PRAGMA page_count").fetchone() == (0,):
+                # Lets a store shrink in small steps. Only to be had before the first table.
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             migrate(connection, self._path, migrations())
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")

@@ -21,7 +21,9 @@ from mcp_server.callers import Scope, current_caller
 from mcp_server.errors import FieldIssue, InvalidError, OffhandError
 from mcp_server.policy import require_scope
 from mcp_server.problems import problem, unexpected
+from mcp_server.protocol import wants_progress
 from mcp_server.spoken import spoken
+from mcp_server.tools.progress import reporting_to
 
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -46,6 +48,11 @@ class Answer:
     record: dict[str, Any]
     say: str
     link: str | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All of it, as clients get it."""
+        return {"say": spoken(self.say), "link": self.link, **self.record}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class ToolSpec:
         """Check and run for the current caller; raises OffhandError."""
         require_scope(current_caller(), self.scope)
         answer = await self.handler(self._validated(arguments))
-        return {"say": spoken(answer.say), "link": answer.link, **answer.record}
+        return answer.content
 
     def _validated(self, arguments: dict[str, Any]) -> Arguments:
         try:
@@ -104,16 +111,19 @@ class _OffhandTool(Tool):
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         spec = cast(ToolSpec, self.spec)
+        report = context.report_progress if wants_progress(context.request_context) else None
         try:
-            return _result(await spec.call(arguments))
+            with reporting_to(report):
+                return call_result(await spec.call(arguments))
         except OffhandError as error:
-            return _result(problem(error), is_error=True)
+            return call_result(problem(error), is_error=True)
         except Exception:
             logger.exception("tool %s failed", spec.name)
-            return _result(unexpected(), is_error=True)
+            return call_result(unexpected(), is_error=True)
 
 
-def _result(content: dict[str, Any], *, is_error: bool = False) -> CallToolResult:
+def call_result(content: dict[str, Any], *, is_error: bool = False) -> CallToolResult:
+    """`content` as the result of a call, with the same as text for clients that read no structured content."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=content, is_error=is_error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field
@@ -13,6 +14,7 @@ from mcp_server.executor.worker import Worker
 from mcp_server.tasks import Status, Task, Tasks
 from mcp_server.tools.door import Answer, Arguments, ToolSpec
 from mcp_server.tools.output import read_part
+from mcp_server.tools.progress import Progress
 from mcp_server.tools.sessions import Limit, count
 from mcp_server.tools.speech import describe
 from mcp_server.values import WAIT_LIMIT_SECONDS
@@ -85,9 +87,16 @@ class TaskTools:
     """Calls the nouns and says what came of it."""
 
     def __init__(
-        self, tasks: Tasks, delegation: Delegation, worker: Worker, now: Clock, public_url: str | None = None
+        self,
+        tasks: Tasks,
+        delegation: Delegation,
+        worker: Worker,
+        progress: Progress,
+        now: Clock,
+        public_url: str | None = None,
     ) -> None:
         self._tasks = tasks
+        self._progress = progress
         self._delegation = delegation
         self._worker = worker
         self._now = now
@@ -96,30 +105,30 @@ class TaskTools:
     async def delegate_task(self, given: DelegateTask) -> Answer:
         fields = given.model_dump(exclude={"wait"})
         task, created = await self._delegation.delegate(Order(**fields))
-        task = await self._tasks.wait(task, given.wait, lambda now: now.settled)
-        return self._answer(task, created=created)
+        task = await self._wait(task, given.wait, lambda now: now.settled)
+        return self.answer(task, created=created)
 
     async def continue_task(self, given: ContinueTask) -> Answer:
         task, created = await self._delegation.follow_up(str(given.task_id), given.message, given.new_task_id)
-        task = await self._tasks.wait(task, given.wait, lambda now: now.settled)
-        return self._answer(task, created=created)
+        task = await self._wait(task, given.wait, lambda now: now.settled)
+        return self.answer(task, created=created)
 
     async def get_task(self, given: GetTask) -> Answer:
         task = await self._tasks.get(str(given.task_id))
         if given.output_offset is None:
             before = (task.status, task.reason, task.attempt)
-            changed = await self._tasks.wait(
+            changed = await self._wait(
                 task, given.wait, lambda now: now.final or (now.status, now.reason, now.attempt) != before
             )
-            answer = self._answer(changed)
+            answer = self.answer(changed)
             more: dict[str, Any] = {}
         else:
-            more = {
-                "output": await read_part(
+            async with self._progress.of(task, given.wait):
+                part = await read_part(
                     self._worker.attempts, self._tasks, task, given.stream, given.output_offset, given.wait
                 )
-            }
-            answer = self._answer(await self._tasks.get(task.id))
+            more = {"output": part}
+            answer = self.answer(await self._tasks.get(task.id))
         attempts = await self._tasks.attempts(task)
         return Answer(answer.record | more | {"attempts": attempts}, answer.say, answer.link)
 
@@ -151,11 +160,11 @@ class TaskTools:
             )
         if given.action == "cancel":
             task = await self._tasks.cancel(task_id)
-            return self._answer(await self._tasks.wait(task, given.wait, lambda now: now.final))
+            return self.answer(await self._wait(task, given.wait, lambda now: now.final))
         if given.action is None:
-            return self._answer(await self._tasks.requeue(task_id, priority=given.priority, lane=given.lane))
+            return self.answer(await self._tasks.requeue(task_id, priority=given.priority, lane=given.lane))
         task = await self._delegation.retry(task_id, priority=given.priority, lane=given.lane)
-        return self._answer(await self._tasks.wait(task, given.wait, lambda now: now.settled))
+        return self.answer(await self._wait(task, given.wait, lambda now: now.settled))
 
     async def list_agents(self, given: ListAgents) -> Answer:
         items = await self._worker.agents()
@@ -166,10 +175,15 @@ class TaskTools:
             say += f" Not installed: {', '.join(missing)}."
         return Answer({"items": items, "next_cursor": None}, say)
 
+    async def _wait(self, task: Task, seconds: float, until: Callable[[Task], bool]) -> Task:
+        async with self._progress.of(task, seconds):
+            return await self._tasks.wait(task, seconds, until)
+
     def _describe(self, task: Task, *, created: bool | None = None) -> str:
         return describe(task, self._worker.title(task.agent), self._now(), again=created is False)
 
-    def _answer(self, task: Task, *, created: bool | None = None) -> Answer:
+    def answer(self, task: Task, *, created: bool | None = None) -> Answer:
+        """What is answered about one task. `created`: by this call."""
         record = task.record() | ({} if created is None else {"created": created})
         link = f"{self._public_url}/tasks/{task.id}" if self._public_url else None
         return Answer(record, self._describe(task, created=created), link)

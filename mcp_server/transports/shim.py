@@ -4,7 +4,8 @@ Standard library only, and little of it: 40 ms are all there is from process sta
 What is needed later (json, the launcher) is imported later, when nobody waits for us.
 
 When the server goes away, open requests are answered with an error; the client's next message finds the
-server again, or starts it. Not eagerly: whoever stops the server on purpose shall not see it come back.
+server again, or starts it. A client that follows something may never speak again: for it we wait for the next
+server, but start none. Whoever stops the server on purpose shall not see it come back.
 """
 
 from __future__ import annotations
@@ -32,11 +33,21 @@ PIPE_WRITE_BYTES = 4096
 LAST_ANSWERS_SECONDS = 3.0
 """After the client closed stdin, how long we wait for the answers that it is still owed."""
 
+LONGEST_LINE_BYTES = 16 * 1024 * 1024 + 1
+"""One more than the server takes. Of a longer line the middle is left out: it refuses that one just the same."""
+
+LINE_END_BYTES = 512
+"""Of a line that is too long, its end is kept, since the id may stand there."""
+
 FAREWELL_SECONDS = 0.5
 IDLE_SECONDS = 0.02
 UNNOTED_LINES = 32
 FRUITLESS_CONNECTIONS = 3
 """So many connections in a row without a single answer mean that something is wrong with the server."""
+
+FIRST_LOOK_SECONDS = 0.05
+LONGEST_LOOK_SECONDS = 5.0
+"""Between two looks for the next server, which become rarer."""
 
 RESTARTED = "Offhand's server was restarted or has ended. Nothing is known of this request: ask again."
 
@@ -99,10 +110,13 @@ class Shim:
         self._home = home
         self._server: _socket.socket | None = None
         self._fruitless = 0
+        self._look_seconds = FIRST_LOOK_SECONDS
+        self._look_at = 0.0
         self._stdin_is_open = True
         self._from_client = bytearray()
         self._from_server = bytearray()
         self._to_server: list[bytes] = []
+        self._to_server_bytes = 0
         self._prelude: list[bytes] = []
         self._sent = 0
         self._to_client = bytearray()
@@ -120,20 +134,35 @@ class Shim:
     def _copy(self) -> None:
         deadline: float | None = None
         while True:
-            if self._server is None and (self._to_server or self._book.awaits_initialize):
+            if self._server is None and (self._has_request or self._book.awaits_initialize):
                 self._connect()
+            now = time.monotonic()
+            if self._waits_for_server and now >= self._look_at:
+                self._look_for_server(now)
             if not self._stdin_is_open:
-                now = time.monotonic()
                 deadline = now + LAST_ANSWERS_SECONDS if deadline is None else deadline
                 if self._server is None or now >= deadline or not (self._outgoing or self._book.owed):
                     self._say_farewell()
                     return
-            self._step(None if deadline is None else deadline - time.monotonic())
+            until = [deadline] if deadline is not None else []
+            until += [self._look_at] if self._waits_for_server else []
+            self._step(min(until) - time.monotonic() if until else None)
+
+    @property
+    def _has_request(self) -> bool:
+        """Whether the client wants an answer. For a notification, such as a cancellation, no server is started."""
+        while self._to_server and self._book.note_notification(self._to_server[0]):
+            self._to_server_bytes -= len(self._to_server.pop(0))
+        return bool(self._to_server)
+
+    @property
+    def _waits_for_server(self) -> bool:
+        return self._server is None and self._book.follows
 
     def _step(self, timeout_seconds: float | None) -> None:
         """Wait until something can be read or written, and do it."""
         poll = select.poll()
-        if self._stdin_is_open and _total(self._to_server) < HIGH_WATER_BYTES:
+        if self._stdin_is_open and self._to_server_bytes < HIGH_WATER_BYTES:
             poll.register(0, select.POLLIN)
         # Always: even with nothing to write, its error is how we learn that the client is gone.
         poll.register(1, select.POLLOUT if self._to_client else 0)
@@ -179,7 +208,11 @@ class Shim:
             self._stdin_is_open = False
             # A last message without its newline is still a message.
             data = b"\n" if self._from_client else b""
-        self._to_server += _take_lines(self._from_client, data)
+        lines = _take_lines(self._from_client, data)
+        self._to_server += lines
+        self._to_server_bytes += sum(map(len, lines))
+        if len(self._from_client) > LONGEST_LINE_BYTES + LINE_END_BYTES:
+            del self._from_client[LONGEST_LINE_BYTES:-LINE_END_BYTES]
         if self._server is not None and self._to_server:
             self._serve_socket(select.POLLOUT)
 
@@ -200,7 +233,11 @@ class Shim:
 
     def _count_as_sent(self) -> None:
         self._sent = 0
-        line = self._outgoing.pop(0)
+        if self._prelude:
+            self._prelude.pop(0)
+            return
+        line = self._to_server.pop(0)
+        self._to_server_bytes -= len(line)
         if self._ledger is None and len(self._unnoted) < UNNOTED_LINES:
             self._unnoted.append((True, line))
         else:
@@ -222,14 +259,14 @@ class Shim:
         # Only whole lines go on: half an answer of a dying server must not reach the client.
         for line in _take_lines(self._from_server, data):
             self._fruitless = 0
-            if not self._swallow(line):
-                self._to_client += line
+            self._look_seconds = FIRST_LOOK_SECONDS
+            self._to_client += self._noted(line)
 
-    def _swallow(self, line: bytes) -> bool:
-        """Note a line of the server, and say whether it was meant for us only."""
+    def _noted(self, line: bytes) -> bytes:
+        """Note a line of the server. What the client shall see instead of it: most often the line itself."""
         if self._ledger is None and b'"result"' in line[:64] and len(self._unnoted) < UNNOTED_LINES:
             self._unnoted.append((False, line))
-            return False
+            return line
         return self._book.note_from_server(line)
 
     def _write_to_client(self) -> None:
@@ -251,7 +288,7 @@ class Shim:
         """Import the ledger, which takes a third of our start, and note what has gone to and fro so far."""
         from mcp_server.transports.ledger import Ledger
 
-        self._ledger = Ledger()
+        self._ledger = Ledger(_tell)
         for from_client, line in self._unnoted:
             if from_client:
                 self._ledger.note_from_client(line)
@@ -271,6 +308,17 @@ class Shim:
                 self._server = start_server(self._home, lambda: connect(self._home))
             except LaunchError as error:
                 raise ShimError(str(error)) from error
+        self._begin()
+
+    def _look_for_server(self, now: float) -> None:
+        """Go on with the next server, if there is one by now."""
+        self._server = connect(self._home)
+        self._look_at = now + self._look_seconds
+        self._look_seconds = min(self._look_seconds * 1.5, LONGEST_LOOK_SECONDS)
+        if self._server is not None:
+            self._begin()
+
+    def _begin(self) -> None:
         if self._ledger is not None:
             self._prelude = self._ledger.replay()
 
@@ -285,7 +333,7 @@ class Shim:
         if self._book.refusal is not None:
             raise ShimError(self._book.refusal)
         self._fruitless += 1
-        if self._fruitless >= FRUITLESS_CONNECTIONS:
+        if self._fruitless >= FRUITLESS_CONNECTIONS and self._book.owed:
             raise ShimError(f"Offhand's server ends every connection at once. Its log is in {self._home}/logs.")
         self._to_client += self._book.answer_all(RESTARTED)
 
@@ -310,10 +358,10 @@ class Shim:
             for line in self._to_server:
                 self._book.note_from_client(line)
             self._to_server.clear()
-            if self._book.owed or not self._stdin_is_open:
+            if not self._book.is_idle or not self._stdin_is_open:
                 break
             self._read_from_client()
-        self._to_client += self._book.answer_all(message, also_initialize=True)
+        self._to_client += self._book.answer_all(message, last=True)
         while self._to_client:
             self._write_to_client()
         return 1
@@ -329,10 +377,6 @@ def _take_lines(rest: bytearray, data: bytes) -> list[bytes]:
     rest[:] = data[end:]
     # Not splitlines(): a carriage return inside a line is not ours to cut at.
     return [line + b"\n" for line in whole[:-1].split(b"\n")]
-
-
-def _total(lines: list[bytes]) -> int:
-    return sum(map(len, lines))
 
 
 def _tell(message: str) -> None:

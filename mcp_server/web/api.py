@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -18,6 +18,8 @@ from mcp_server.policy import require_scope
 from mcp_server.web.responses import json_response, problem_response
 
 BODY_LIMIT_BYTES = 64 * 1024
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class NewKey(BaseModel):
@@ -36,7 +38,7 @@ def api_routes(keys: Keys) -> list[Route]:
         return json_response({"items": await keys.list(), "next_cursor": None})
 
     async def create_key(request: Request) -> Response:
-        new = await _read(request)
+        new = await read_body(request, NewKey, "Send name, and scopes as a list.")
         record, token = await keys.create(new.name, new.scopes)
         return json_response(record | {"key": token}, 201)
 
@@ -44,13 +46,15 @@ def api_routes(keys: Keys) -> list[Route]:
         return json_response(await keys.revoke(request.path_params["name"]))
 
     return [
-        Route("/keys", _admin(list_keys), methods=["GET"]),
-        Route("/keys", _admin(create_key), methods=["POST"]),
-        Route("/keys/{name:path}", _admin(revoke_key), methods=["DELETE"]),
+        Route("/keys", admin_only(list_keys), methods=["GET"]),
+        Route("/keys", admin_only(create_key), methods=["POST"]),
+        Route("/keys/{name:path}", admin_only(revoke_key), methods=["DELETE"]),
     ]
 
 
-def _admin(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def admin_only(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """`handler` for who has the scope admin; our errors become problem details."""
+
     async def guarded(request: Request) -> Response:
         caller = request.scope[CALLER_KEY]
         try:
@@ -63,19 +67,24 @@ def _admin(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Reque
     return guarded
 
 
-async def _read(request: Request) -> NewKey:
+async def read_body(request: Request, model: type[Body], fix: str) -> Body:
+    """The JSON body of a request. An empty one counts as `{}`; `fix` says what would be right.
+
+    Raises:
+        MalformedError, InvalidError, TooLargeError: it cannot be used.
+    """
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > BODY_LIMIT_BYTES:
             raise TooLargeError(fix=f"Send at most {BODY_LIMIT_BYTES} bytes.", field="body")
     try:
-        loaded: Any = json.loads(body)
+        loaded: Any = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        raise MalformedError("The body is not JSON.", field="body", fix='Send {"name": "…"}.') from None
+        raise MalformedError("The body is not JSON.", field="body", fix=fix) from None
     try:
-        return NewKey.model_validate(loaded)
+        return model.model_validate(loaded)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "body"
-        raise InvalidError(f"{first['msg']}.", field=field, fix="Send name, and scopes as a list.") from None
+        raise InvalidError(f"{first['msg']}.", field=field, fix=fix) from None

@@ -21,7 +21,6 @@ import anyio
 import anyio.abc
 import uvicorn
 from mcp.server.mcpserver import MCPServer
-from mcp.server.subscriptions import ListenHandler
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -39,6 +38,9 @@ from mcp_server.web.auth import DeskDoor
 BACKLOG = 2048
 GRACE_SECONDS = 2.0
 """For answers that are on their way when the server is told to stop."""
+
+STREAM_GRACE_SECONDS = 0.5
+"""For subscribers to be told the last changes, and that this is the end; who does not read is not waited for longer."""
 
 STOP_SECONDS = 4.5
 """From the signal to the end, whatever is open."""
@@ -77,7 +79,7 @@ async def serve(settings: Settings, on_ready: Ready) -> None:
         loop.add_signal_handler(number, stop.set)
     with _listener(settings) as tcp:
         try:
-            async with open_runtime(settings) as runtime:
+            async with open_runtime(settings, stop=stop) as runtime:
                 if settings.api_key is not None:
                     await runtime.keys.seed(settings.api_key)
                 async with _doors(runtime, tcp) as address, anyio.create_task_group() as group:
@@ -85,6 +87,7 @@ async def serve(settings: Settings, on_ready: Ready) -> None:
                     await stop.wait()
                     loop.call_later(STOP_SECONDS, os._exit, 0)
                     runtime.events.close()
+                    runtime.live.close()
                     group.cancel_scope.cancel()
         except AlreadyServingError:
             raise _already(settings.home) from None
@@ -109,6 +112,7 @@ async def _doors(runtime: Runtime, tcp: socket.socket) -> AsyncGenerator[Address
                 mcp_scope = await _start(group, partial(serve_mcp_socket, server, address.mcp_socket, admit=admit))
                 with _server_file(settings.home, address):
                     yield address
+                await runtime.live.ended(STREAM_GRACE_SECONDS)
                 _close_streams(server)
                 mcp_scope.cancel()
                 over_tcp.stop()
@@ -116,10 +120,7 @@ async def _doors(runtime: Runtime, tcp: socket.socket) -> AsyncGenerator[Address
 
 
 def _close_streams(server: MCPServer[None]) -> None:
-    """Tell subscribers that this is the end, so that nobody waits for a stream to close."""
-    listening = server._lowlevel_server.get_request_handler("subscriptions/listen")  # pyright: ignore[reportPrivateUsage]
-    if listening is not None and isinstance(listening.handler, ListenHandler):
-        listening.handler.close()
+    """End the streams of the older era, so that nobody waits for them; those of the newer one have ended with Live."""
     for session in server.session_manager._server_instances.values():  # pyright: ignore[reportPrivateUsage]
         session.close_standalone_sse_stream()  # of the older era; what was asked is still answered
 

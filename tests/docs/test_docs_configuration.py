@@ -12,7 +12,7 @@ from mcp_server.callers import DESK, SCOPES, Caller
 from mcp_server.keys import DEFAULT_SCOPES, SEED_MINIMUM_CHARACTERS
 from mcp_server.paths import home_folder
 from mcp_server.policy import Action, Policy
-from mcp_server.settings import PolicyRule, Settings, load_settings
+from mcp_server.settings import PolicyRule, RetentionSettings, Settings, load_settings
 from tests.docs.conftest import Served
 from tests.docs.pages import blocks_in, names, page, section, table
 
@@ -28,6 +28,8 @@ def test_the_table_has_every_setting_with_its_variable_and_its_default() -> None
         default = Settings.model_fields[name].default
         if name == "home":
             assert row[2] == "the platform's folder for user data"
+        elif name == "retention":
+            assert names(row[0]) == ["retention"]
         elif default is None or default in ({}, ()):
             assert row[2] == "none"
         else:
@@ -47,6 +49,11 @@ def test_a_home_may_be_relative_or_begin_with_a_tilde(
 def test_the_complete_file_sets_every_setting_that_belongs_into_it() -> None:
     complete = tomllib.loads(next(block.text for block in blocks_in(PAGE) if block.language == "toml"))
     assert set(complete) == set(Settings.model_fields) - {"home", "api_key"}
+
+
+def test_the_table_of_the_retention_has_every_key_with_its_default() -> None:
+    rows = table(section(PAGE, "## What is kept for how long"), "key in `[retention]`")
+    assert {names(row[0])[0]: int(row[1]) for row in rows} == RetentionSettings().model_dump()
 
 
 def test_the_table_of_a_rule_has_every_field() -> None:

@@ -19,6 +19,7 @@ from mcp_server.agent import Exit as Ended
 from mcp_server.agent import WorkOrder
 from mcp_server.cli.app import offhand
 from mcp_server.cli.serve import FIRST_KEY
+from mcp_server.clients.known import CLIENTS
 from mcp_server.settings import SETTINGS_FILE, Settings, load_settings
 from tests.docs.conftest import Served, clean_environment
 from tests.docs.pages import PAGES, ROOT, Block, blocks, blocks_in, documents, page, shell_commands
@@ -98,9 +99,13 @@ def test_the_printed_client_configuration_names_the_command_of_this_checkout(
 
 @pytest.mark.parametrize("block", [block for block in SHELL if "offhand" in first_words(block)], ids=str)
 def test_the_commands_of_offhand_work_as_shown(block: Block, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a home that has seen its first start. `serve` never ends, so only its options are read."""
+    """In a home that has seen its first start. `serve` never ends, so only its options are read; `setup` asks."""
     monkeypatch.setenv("HOME", str(home.parent))
     monkeypatch.chdir(ROOT)
+    for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for client in CLIENTS:
+        client.folder().mkdir(parents=True)
     (home.parent / "src" / "offhand").mkdir(parents=True)
     runner = CliRunner()
     assert runner.invoke(offhand, ["key", "create", FIRST_KEY]).exit_code == 0
@@ -111,6 +116,7 @@ def test_the_commands_of_offhand_work_as_shown(block: Block, home: Path, monkeyp
             assert isinstance(serve, click.Command)
             serve.make_context("serve", words[2:])
         elif words[0] == "offhand":
+            words += ["--dry-run"] if words[1] == "setup" and len(words) > 2 else []
             done = runner.invoke(offhand, words[1:], catch_exceptions=False)
             assert done.exit_code == 0, f"{command}: {done.output}"
 

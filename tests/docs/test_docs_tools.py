@@ -23,8 +23,10 @@ from mcp_server.server import tool_specs
 from mcp_server.tasks import PRIORITY_LIMIT, TRANSITIONS
 from mcp_server.tools.door import ToolSpec, compact_schema
 from mcp_server.tools.output import PART_LIMIT_BYTES
-from mcp_server.transports.socket import MAX_LINE_BYTES
-from mcp_server.web.app import MCP_BODY_LIMIT_BYTES
+from mcp_server.transports.connection import MAX_ANSWER_BYTES
+from mcp_server.transports.intake import MAX_IN_FLIGHT
+from mcp_server.transports.messages import MAX_LINE_BYTES
+from mcp_server.web.mcp_endpoint import BODY_LIMIT_BYTES as MCP_BODY_LIMIT_BYTES
 from tests.docs.pages import ROOT, blocks_in, documents, names, page, section, table
 
 PAGE = page("docs/tools.md")
@@ -213,6 +215,9 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert rows["`content`, `description`, `params`, `message`"] == f"{values.CONTENT_LIMIT_BYTES // mib} MiB"
     assert rows["a request to `/mcp`"] == f"{MCP_BODY_LIMIT_BYTES // mib} MiB"
     assert rows["a line over the socket"] == f"{MAX_LINE_BYTES // mib} MiB"
+    assert rows["an answer over the socket"] == f"{MAX_ANSWER_BYTES // mib} MiB"
+    at_once = rows["requests that run at once on one connection to the socket"]
+    assert at_once == f"{MAX_IN_FLIGHT}; more wait for their turn"
     for text in (
         f"at most {PART_LIMIT_BYTES // kib} KiB",
         f"the last {TAIL_LIMIT_BYTES // kib} KiB",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from mcp_server.executor.attempt_folder import can_contain, compiled_supervisor
 from mcp_server.settings import Settings
+from tests.executor.bench import Bench
 from tests.server.gate import Gate
 from tests.server.processes import Place
 
@@ -52,3 +54,23 @@ def second_gate(tmp_path: Path) -> Generator[Gate]:
     made = Gate(tmp_path, "second")
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled_supervisor(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(params=["tree", "namespace"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path, supervisor: Path) -> Iterator[Bench]:
+    """Without and with a pid namespace."""
+    namespaced = request.param == "namespace"
+    if namespaced and not can_contain(supervisor):
+        pytest.skip("this system gives no pid namespaces")
+    made = Bench(tmp_path, supervisor, pid_namespace=namespaced)
+    try:
+        yield made
+        assert not made.processes()
+        assert not any(folder.is_alive() for folder in made.folders)
+    finally:
+        made.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +25,8 @@ from mcp_server.attempts import Attempts
 from mcp_server.errors import ConflictError, StoreFullError
 from mcp_server.executor import attempt as attempt_module
 from mcp_server.executor.attempt import AttemptRun
-from mcp_server.executor.attempt_folder import AttemptFolder
+from mcp_server.executor.attempt_folder import AttemptFolder, can_contain, compiled_supervisor
+from mcp_server.release import release
 from mcp_server.settings import Settings
 from tests.executor.test_worker import finished, processes_of_tasks, shell
 from tests.server.doors import ask, in_memory, over_socket, refused, served_in_memory
@@ -143,7 +146,7 @@ async def test_whatever_was_acknowledged_before_a_kill_is_done_once(
 async def test_killing_the_server_and_a_supervisor_interrupts_the_attempt_and_the_next_server_tries_again(
     place: Place, servers: list[ServerProcess], gate: Gate
 ):
-    first = ServerProcess.start(place)
+    first = ServerProcess.start(place, OFFHAND_PID_NAMESPACE="off")
     servers.append(first)
     async with over_socket(first.facts["mcp_socket"]) as client:
         await shell(client, f"echo t >> runs; {gate.snippet}", task_id="t", wait=0)
@@ -153,7 +156,7 @@ async def test_killing_the_server_and_a_supervisor_interrupts_the_attempt_and_th
     os.kill(supervisor, signal.SIGKILL)
     orphans = processes_of_tasks(place)
 
-    second = ServerProcess.start(place)
+    second = ServerProcess.start(place, OFFHAND_PID_NAMESPACE="off")
     servers.append(second)
     await gate.reached()
     alive = processes_of_tasks(place)
@@ -168,6 +171,11 @@ async def test_killing_the_server_and_a_supervisor_interrupts_the_attempt_and_th
     assert [each["status"] for each in done["attempts"]] == ["interrupted", "completed"]
 
 
+def without_namespaces(settings: Settings) -> Settings:
+    """As on a system that gives none."""
+    return settings.model_copy(update={"pid_namespace": "off"})
+
+
 # The same process: a server that ends is a runtime that is left
 
 
@@ -175,7 +183,7 @@ async def test_a_killed_supervisor_is_an_interrupted_attempt_and_its_leftovers_a
     settings: Settings, place: Place, gate: Gate
 ):
     child = f"echo child >> runs; {gate.snippet}"
-    async with served_in_memory(settings) as (client, runtime):
+    async with served_in_memory(without_namespaces(settings)) as (client, runtime):
         await shell(client, f"setsid sh -c {shlex.quote(child)} & wait", task_id="t", wait=0)
         await gate.reached()
         before = place.task_processes()
@@ -246,11 +254,16 @@ async def test_a_cancel_that_nobody_carried_out_before_the_end_is_carried_out_by
     assert cancelled["status"] == "cancelled"
 
 
-async def test_a_cancel_whose_supervisor_is_killed_says_that_its_end_is_not_proven(settings: Settings, gate: Gate):
+@pytest.mark.parametrize("namespaced", [False, True])
+async def test_a_cancel_whose_supervisor_is_killed_says_whether_its_end_is_proven(
+    settings: Settings, place: Place, gate: Gate, namespaced: bool
+):
     stubborn = (
         f"trap '{gate.tell('asked')}; {gate.wait}; exit 0' TERM; {gate.tell('here')}; while :; do {gate.wait}; done"
     )
-    async with served_in_memory(settings) as (client, runtime):
+    async with served_in_memory(settings if namespaced else without_namespaces(settings)) as (client, runtime):
+        if namespaced and not can_contain(compiled_supervisor(place.base)):
+            pytest.skip("this system gives no pid namespaces")
         await shell(client, stubborn, task_id="t", wait=0)
         await gate.reached()
         await ask(client, "update_task", task_id="t", action="cancel", wait=0)
@@ -260,8 +273,8 @@ async def test_a_cancel_whose_supervisor_is_killed_says_that_its_end_is_not_prov
         cancelled = await finished(client, "t")
 
     assert cancelled["status"] == "cancelled"
-    assert "proven" in cancelled["result"]["unverified"]
-    assert "could not be proven" in cancelled["say"]
+    assert ("unverified" in cancelled["result"]) is not namespaced
+    assert ("could not be proven" in cancelled["say"]) is not namespaced
 
 
 async def test_a_damaged_record_of_an_end_is_an_interruption_and_keeps_no_server_from_starting(
@@ -517,10 +530,68 @@ async def never(*_: object, **__: object) -> None:
     await asyncio.Event().wait()
 
 
+# What a start tells
+
+
+def starts(place: Place) -> list[dict[str, Any]]:
+    """What the store says of every start, the version left out."""
+    store = sqlite3.connect(f"file:{place.home / 'offhand.db'}?mode=ro", uri=True)
+    try:
+        rows = store.execute("SELECT data FROM event WHERE kind = 'server.started' ORDER BY sequence").fetchall()
+    finally:
+        store.close()
+    told = [json.loads(data) for (data,) in rows]
+    assert all(data.pop("version") == release() for data in told)
+    return told
+
+
+async def test_every_start_is_one_event_that_tells_what_was_found(
+    settings: Settings, place: Place, gate: Gate, second_gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    async with served_in_memory(without_namespaces(settings)) as (client, runtime):
+        for each, task_id in ((gate, "goes_on"), (second_gate, "orphan")):
+            await shell(client, each.snippet, task_id=task_id, wait=0)
+            await each.reached()
+        with monkeypatch.context() as patch:
+            patch.setattr(Attempts, "finish", never)
+            await shell(client, "true", task_id="ended", wait=0.5)
+            patch.setattr(AttemptRun, "start", never)
+            await shell(client, "true", task_id="claimed", wait=0.2)
+        pids = {run.task.id: run.folder.supervisor_pid() for run in runtime.worker._runs.values()}  # pyright: ignore
+    os.kill(pids["orphan"] or 0, signal.SIGKILL)
+    wait_for_exit(pids["orphan"] or 0, 10)
+    async with served_in_memory(without_namespaces(settings)) as (client, runtime):
+        adopted = runtime.adopted
+        await second_gate.reached()
+        for each in (gate, second_gate):
+            each.go_on()
+        done = [await finished(client, name) for name in ("goes_on", "orphan", "ended", "claimed")]
+
+    nothing = {"running": 0, "finished": 0, "interrupted": 0, "not_begun": 0, "say": ""}
+    found = {"running": 1, "finished": 1, "interrupted": 1, "not_begun": 1, "say": adopted.say}
+    assert starts(place) == [nothing, found]
+    assert adopted.say.endswith("1 still running, 1 finished meanwhile, 1 interrupted, 1 not begun yet; none lost.")
+    assert [task["status"] for task in done] == ["completed"] * 4
+    assert [task["attempt"] for task in done] == [1, 2, 1, 1]
+
+
+async def test_a_start_that_cannot_be_written_down_is_a_start_all_the_same(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    async def full(*_: object, **__: object) -> None:
+        raise StoreFullError
+
+    monkeypatch.setattr(Attempts, "tell", full)
+    async with in_memory(settings) as client:
+        done = await shell(client, "true", task_id="t")
+
+    assert done["status"] == "completed"
+
+
 def test_the_sentence_about_a_restart_can_be_spoken_and_is_empty_where_there_was_nothing():
     from mcp_server.executor.worker import Adopted
 
     assert Adopted().say == ""
-    said = Adopted(running=1, finished=2, interrupted=3).say
-    assert re.findall(r"\d", said) == ["1", "2", "3"]
+    said = Adopted(running=1, finished=2, interrupted=3, not_begun=4).say
+    assert re.findall(r"\d", said) == ["1", "2", "3", "4"]
     assert said.endswith("none lost.")

@@ -106,6 +106,7 @@ def test_only_an_end_of_its_own_is_judged_by_the_agent(folder: AttemptFolder, ou
     [
         ("timeout", "failed", "timeout"),
         ("idle_timeout", "failed", "idle_timeout"),
+        ("memory_limit", "failed", "memory_limit"),
         ("cancelled", "cancelled", "cancelled"),
         ("spawn_failed", "failed", "spawn_failed"),
     ],

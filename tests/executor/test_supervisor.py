@@ -9,7 +9,6 @@ import os
 import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,11 +22,17 @@ import pytest
 
 from mcp_server.errors import ConflictError, StoreError
 from mcp_server.executor import attempt_folder
-from mcp_server.executor.attempt_folder import AttemptFolder, OutputName, Spec, Status, compiled_supervisor
+from mcp_server.executor.attempt_folder import AttemptFolder, compiled_supervisor
+from tests.executor.bench import (
+    DEADLINE_SECONDS,
+    Bench,
+    kill_supervisor,
+    python,
+    wait_until,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc and waits on pidfds")
 
-DEADLINE_SECONDS = 60.0
 REPOSITORY = Path(__file__).parents[2]
 LONG = "1000"
 
@@ -82,149 +87,6 @@ while time.monotonic() < end:
         continue
     os.waitpid(other, 0)
 """
-
-
-class Bench:
-    """Starts attempts whose programs work below `root`, and waits for what they do."""
-
-    def __init__(self, root: Path, supervisor: Path) -> None:
-        self.root = root
-        self.supervisor = supervisor
-        self.folders: list[AttemptFolder] = []
-        self.heard: list[bytes] = []
-        self.bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.bell_path = str(root / "bell")
-        self.bell.bind(self.bell_path)
-
-    def spec(self, *argv: str, **changes: Any) -> Spec:
-        facts: dict[str, Any] = {
-            "attempt": "7-1",
-            "argv": argv,
-            "cwd": str(self.root),
-            "env": {"PATH": os.defpath},
-            "timeout_seconds": DEADLINE_SECONDS,
-            "output_limit_bytes": 1 << 20,
-            "cookie": os.urandom(16).hex(),
-            "bell": self.bell_path,
-        }
-        return Spec(**facts | changes)
-
-    def start(self, *argv: str, stdin: bytes = b"", within: Path | None = None, **changes: Any) -> AttemptFolder:
-        folder = AttemptFolder((within or self.root) / f"attempt-{len(self.folders)}")
-        self.folders.append(folder)
-        folder.start(self.spec(*argv, **changes), supervisor=self.supervisor, stdin=stdin)
-        return folder
-
-    def start_ready(self, *argv: str, **changes: Any) -> AttemptFolder:
-        """Start a program and wait until it wrote `ready`."""
-        folder = self.start(*argv, **changes)
-        self.wait_for_output(folder, b"ready")
-        return folder
-
-    def run(self, *argv: str, **changes: Any) -> tuple[AttemptFolder, Status]:
-        folder = self.start(*argv, **changes)
-        return folder, self.wait_for_status(folder)
-
-    def shell(self, script: str, **changes: Any) -> tuple[AttemptFolder, Status]:
-        return self.run("/bin/sh", "-c", script, **changes)
-
-    def wait_for_exit(self, folder: AttemptFolder) -> int | None:
-        pidfd = folder.open_pidfd()
-        if pidfd is not None:
-            try:
-                assert select.select([pidfd], [], [], DEADLINE_SECONDS)[0], "the supervisor did not end"
-            finally:
-                os.close(pidfd)
-        wait_until(lambda: not folder.is_alive())
-        return folder.reap()
-
-    def wait_for_status(self, folder: AttemptFolder) -> Status:
-        code = self.wait_for_exit(folder)
-        status = folder.status()
-        assert status is not None, (folder.path / "supervisor.log").read_text()
-        assert code in (0, None)
-        return status
-
-    def wait_for_output(self, folder: AttemptFolder, text: bytes, stream: OutputName = "stdout") -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while text not in folder.read(stream, 0, 1 << 20):
-            self.bell.settimeout(max(deadline - time.monotonic(), 0.001))
-            self.heard.append(self.bell.recv(100))
-            assert not self.heard[-1].startswith(b"end"), folder.read("stderr", 0, 10_000)
-
-    def hear_the_end(self) -> None:
-        """Listen until the end. Who does not listen misses rings: few datagrams wait in a socket (often ten)."""
-        self.bell.settimeout(DEADLINE_SECONDS)
-        while not self.heard or not self.heard[-1].startswith(b"end"):
-            self.heard.append(self.bell.recv(100))
-
-    def rings(self) -> list[bytes]:
-        """What the bell said so far."""
-        self.bell.setblocking(False)
-        while True:
-            try:
-                self.heard.append(self.bell.recv(100))
-            except BlockingIOError:
-                return self.heard
-
-    def processes(self) -> list[int]:
-        """All living processes that work below our root: found by their folder, whatever they did to the rest."""
-        return [pid for pid in all_pids() if working_folder(pid).startswith(str(self.root)) and not is_zombie(pid)]
-
-    def close(self) -> None:
-        """End what a failed test left."""
-        for folder in self.folders:
-            if (pid := folder.supervisor_pid()) is not None:
-                os.kill(pid, signal.SIGKILL)
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
-        self.bell.close()
-
-
-def all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def working_folder(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/cwd")
-    except OSError:
-        return ""
-
-
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Look until it is so. For what gives no event; a process between its last instruction and its end, mostly."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came to be so"
-        os.sched_yield()
-
-
-def python(script: str) -> tuple[str, ...]:
-    return sys.executable, "-I", "-S", "-c", script
-
-
-@pytest.fixture(scope="session")
-def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled_supervisor(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture
-def bench(tmp_path: Path, supervisor: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path, supervisor)
-    try:
-        yield made
-        assert not made.processes()
-        assert not any(folder.is_alive() for folder in made.folders)
-    finally:
-        made.close()
 
 
 @pytest.fixture
@@ -377,7 +239,10 @@ def test_the_program_leads_a_session_of_its_own(bench: Bench) -> None:
     pid, session, parent = map(int, folder.read("stdout", 0, 100).split())
     started = folder.started()
     assert started is not None
-    assert (started.child_pid, started.child_pid, started.pid) == (pid, session, parent)
+    if bench.pid_namespace:
+        assert (pid, session, parent) == (2, 2, 1)
+    else:
+        assert (started.child_pid, started.child_pid, started.pid) == (pid, session, parent)
 
 
 # Output
@@ -688,6 +553,54 @@ def test_what_another_process_started_with_the_cookie_is_ended_too(bench: Bench,
             other.kill()
 
 
+# Limits
+
+
+def test_a_program_steps_back_and_leaves_no_core_dump(bench: Bench) -> None:
+    folder, _ = bench.run(*python("import os, resource; print(os.nice(0), resource.getrlimit(4)[0])"), nice=7)
+    assert folder.read("stdout", 0, 100) == b"%d 0\n" % (os.nice(0) + 7)
+
+
+def test_a_program_has_no_more_open_files_than_it_may(bench: Bench) -> None:
+    folder, status = bench.shell("ulimit -n; ulimit -Hn; exec 99>/dev/null && echo more", open_files=80)
+    assert folder.read("stdout", 0, 100).startswith(b"80\n80\n")
+    assert (b"more" in folder.read("stdout", 0, 100), status.returncode == 0) == (False, False)
+
+
+HOARDERS = """
+import os
+for _ in range(3):
+    if os.fork() == 0:
+        hoard = bytearray(os.urandom(1) * (40 << 20))
+        print("ready", flush=True)
+        break
+import time
+time.sleep(1000)
+"""
+
+
+def test_processes_that_hold_too_much_memory_together_are_ended(bench: Bench) -> None:
+    _, status = bench.run(*python(HOARDERS), memory_limit_bytes=100 << 20, kill_grace_seconds=0.2)
+    assert (status.outcome, status.verified, status.survivors) == ("memory_limit", True, ())
+
+
+def test_memory_that_forks_share_counts_once(bench: Bench) -> None:
+    shared = """
+import os, time
+hoard = bytearray(os.urandom(1) * (60 << 20))
+for _ in range(4):
+    if os.fork() == 0: time.sleep(1000)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+    folder = bench.start_ready(*python(shared), memory_limit_bytes=100 << 20, kill_grace_seconds=0.2)
+    pidfd = cast(int, folder.open_pidfd())
+    assert not select.select([pidfd], [], [], 2.5)[0], "it was ended within two looks"
+    os.close(pidfd)
+    folder.terminate()
+    assert bench.wait_for_status(folder).outcome == "cancelled"
+
+
 # The supervisor itself
 
 
@@ -766,11 +679,6 @@ def open_files(pid: int) -> list[str]:
         return []
 
 
-def kill_supervisor(bench: Bench, folder: AttemptFolder) -> None:
-    os.kill(cast(int, folder.supervisor_pid()), signal.SIGKILL)
-    assert bench.wait_for_exit(folder) == -signal.SIGKILL
-
-
 def test_a_supervisor_that_was_killed_leaves_no_status_and_no_lock(bench: Bench) -> None:
     folder = bench.start_ready("/bin/sh", "-c", f"echo ready; exec sleep {LONG}")
     started = folder.started()
@@ -784,14 +692,19 @@ def test_a_supervisor_that_was_killed_leaves_no_status_and_no_lock(bench: Bench)
 
 
 def test_a_sweep_ends_what_a_killed_supervisor_left(bench: Bench) -> None:
+    """In a pid namespace nothing is left, and that is proven."""
     script = f"setsid sh -c '{STUBBORN}' & env -i sleep {LONG} & wait"
     folder = bench.start_ready("/bin/sh", "-c", script)
     kill_supervisor(bench, folder)
-    assert bench.processes()
+    if bench.pid_namespace:
+        wait_until(lambda: not bench.processes())
+    else:
+        assert bench.processes()
     folder.start_sweep(supervisor=bench.supervisor)
     assert folder.is_alive()
     status = bench.wait_for_status(folder)
-    assert (status.outcome, status.returncode, status.verified, status.survivors) == ("lost", None, False, ())
+    assert (status.outcome, status.returncode, status.survivors) == ("lost", None, ())
+    assert status.verified is bench.pid_namespace
     assert (status.stdout_bytes, folder.read("stdout", 0, 100)) == (6, b"ready\n")
     wait_until(lambda: not bench.processes())
     assert bench.rings()[-1] == b"end 7-1"
@@ -806,6 +719,7 @@ def test_a_supervisor_that_fails_ends_the_tree_and_says_so(bench: Bench) -> None
 
 def test_a_system_without_subreaper_and_proc_ends_the_tree_but_vouches_for_nothing(bench: Bench) -> None:
     """How macOS fares: with ps, process groups and no proof."""
+    bench.pid_namespace = False
     source = attempt_folder.SUPERVISOR_SOURCE
     end = 'if __name__ == "__main__":'
     patch = "become_subreaper = proc_is_ours = lambda: False\n"
@@ -827,7 +741,9 @@ def test_survivors_are_named_and_nothing_is_vouched_for(bench: Bench) -> None:
     folder.terminate()
     status = bench.wait_for_status(folder)
     assert (status.outcome, status.returncode, status.verified) == ("cancelled", -signal.SIGTERM, False)
-    assert set(status.survivors) >= set(bench.processes()) != set()
+    # Those of a pid namespace die with the supervisor after all, once it has said what it saw.
+    assert set(status.survivors) >= set(bench.processes())
+    assert status.survivors
     for pid in bench.processes():
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not bench.processes())

@@ -6,15 +6,19 @@ import asyncio
 import os
 import shlex
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client
 
+from mcp_server.attempts import Attempts
+from mcp_server.callers import DESK, calling_as
 from mcp_server.clock import MICROSECONDS, from_iso
 from mcp_server.executor.attempt_folder import AttemptFolder
 from mcp_server.settings import Settings
+from mcp_server.tasks import Task
 from tests.server.doors import ask, in_memory, refused, served_in_memory
 from tests.server.gate import Gate
 from tests.server.processes import Place
@@ -53,6 +57,29 @@ class Clock:
 async def stir(client: Client) -> None:
     """Have the worker look at its queue, as every change does."""
     await ask(client, "delegate_task", agent="echo", description="stir", wait=0)
+
+
+async def test_what_was_being_claimed_when_draining_began_goes_back_to_the_queue(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    claim = Attempts.claim
+
+    async with served_in_memory(settings) as (client, runtime):
+
+        async def claim_late(self: Attempts, agents: Iterable[str]) -> Task | None:
+            task = await claim(self, agents)
+            runtime.worker.drain()
+            return task
+
+        monkeypatch.setattr(Attempts, "claim", claim_late)
+        before = await shell(client, "echo t >> runs", task_id="t", wait=0.5)
+        await asyncio.wait_for(runtime.worker.drained(), DEADLINE_SECONDS)
+    monkeypatch.setattr(Attempts, "claim", claim)
+    async with in_memory(settings) as client:
+        done = await finished(client, "t")
+
+    assert (before["status"], before["attempt"]) == ("queued", 0)
+    assert (done["status"], done["attempt"]) == ("completed", 1)
 
 
 # Ends
@@ -267,6 +294,33 @@ async def test_a_cancel_in_the_moment_of_the_start_is_not_lost(settings: Setting
 
     assert {task["status"] for task in ended} == {"cancelled"}
     assert not left
+
+
+async def test_a_cancel_between_the_commit_of_a_claim_and_its_return_is_not_lost(
+    settings: Settings, place: Place, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    claim = Attempts.claim
+
+    async with served_in_memory(settings) as (client, runtime):
+
+        async def claim_late(self: Attempts, agents: Iterable[str]) -> Task | None:
+            task = await claim(self, agents)
+            if task is not None and task.attempt == 1:
+                with calling_as(DESK):
+                    await runtime.tasks.cancel(task.id)
+            return task
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Attempts, "claim", claim_late)
+            cancelled = await shell(client, gate.wait, task_id="t", wait=10)
+        left = processes_of_tasks(place)
+        await ask(client, "update_task", task_id="t", action="retry", wait=0)
+        gate.go_on()
+        done = await finished(client, "t")
+
+    assert cancelled["status"] == "cancelled"
+    assert not left
+    assert (done["status"], done["attempt"]) == ("completed", 2)
 
 
 async def test_what_is_cancelled_can_be_retried_and_then_runs(settings: Settings, gate: Gate):

@@ -30,7 +30,8 @@ DEADLINE_SECONDS = 15.0
 WORDS = 40
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
 
-Opener = Callable[[], AbstractAsyncContextManager[Client]]
+Opener = Callable[..., AbstractAsyncContextManager[Client]]
+"""Takes options of the client, such as `extensions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +45,49 @@ class Door:
 
 @asynccontextmanager
 async def in_memory(
-    settings: Settings, mode: str = "auto", caller: Caller = DESK, now: Clock = now_us
+    settings: Settings, mode: str = "auto", caller: Caller = DESK, now: Clock = now_us, **options: Any
 ) -> AsyncGenerator[Client]:
     """A client of a whole server in this process."""
-    async with served_in_memory(settings, mode, caller, now) as (client, _):
+    async with served_in_memory(settings, mode, caller, now, **options) as (client, _):
         yield client
 
 
 @asynccontextmanager
 async def served_in_memory(
-    settings: Settings, mode: str = "auto", caller: Caller = DESK, now: Clock = now_us
+    settings: Settings, mode: str = "auto", caller: Caller = DESK, now: Clock = now_us, **options: Any
 ) -> AsyncGenerator[tuple[Client, Runtime]]:
     """The same, with the runtime behind it."""
     async with open_runtime(settings, now) as runtime:
         with calling_as(caller):
-            async with Client(build_server(runtime), mode=mode) as client:
+            async with Client(build_server(runtime), mode=mode, **options) as client:
                 yield client, runtime
 
 
 @asynccontextmanager
-async def over_socket(path: Path | str, mode: str = "auto") -> AsyncGenerator[Client]:
+async def over_socket(path: Path | str, mode: str = "auto", **options: Any) -> AsyncGenerator[Client]:
     """A client at the desk."""
-    async with Client(_lines(path), mode=mode) as client:
+    async with Client(_lines(path), mode=mode, **options) as client:
         yield client
 
 
 @asynccontextmanager
-async def over_http(url: str, key: str, mode: str = "auto") -> AsyncGenerator[Client]:
+async def over_http(url: str, key: str, mode: str = "auto", **options: Any) -> AsyncGenerator[Client]:
     """A client with an API key."""
     headers = {"Authorization": f"Bearer {key}"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=60, verify=False) as http,
-        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode, **options) as client,
     ):
         yield client
 
 
 @asynccontextmanager
-async def through_shim(server: ServerProcess, mode: str = "auto") -> AsyncGenerator[Client]:
+async def through_shim(server: ServerProcess, mode: str = "auto", **options: Any) -> AsyncGenerator[Client]:
     """A client as a desktop host starts it."""
     shim = StdioServerParameters(
         command=sys.executable, args=["-m", "mcp_server", "mcp"], env=server.place.environment()
     )
-    async with Client(shim, mode=mode) as client:
+    async with Client(shim, mode=mode, **options) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mcp_server.artifacts import Artifacts
 from mcp_server.attempts import Attempts
+from mcp_server.catalogue import Catalogue
 from mcp_server.clock import MICROSECONDS
 from mcp_server.conversations import Conversations
 from mcp_server.events import Events
@@ -55,6 +56,7 @@ class House:
     memories: Memories
     artifacts: Artifacts
     search: Search
+    catalogue: Catalogue
     tasks: Tasks
     attempts: Attempts
     keys: Keys
@@ -89,6 +91,7 @@ async def open_house(path: Path, clock: StillClock | None = None) -> AsyncGenera
             memories=Memories(database, events, now, make_id),
             artifacts=Artifacts(database, events, now, make_id),
             search=Search(database),
+            catalogue=Catalogue(database),
             tasks=Tasks(database, events, now, make_id),
             attempts=Attempts(database, events, now),
             keys=Keys(database, events, now, make_id),

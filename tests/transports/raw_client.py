@@ -88,9 +88,9 @@ class RawClient:
         await self.send(data)
         return await self.receive()
 
-    async def shake_hands(self) -> dict[str, Any]:
+    async def shake_hands(self, request_id: int | str = "handshake") -> dict[str, Any]:
         """Open the conversation as clients did until 2025-11-25."""
-        answer = await self.ask(request("handshake", "initialize", HANDSHAKE))
+        answer = await self.ask(request(request_id, "initialize", HANDSHAKE))
         await self.send(notification("notifications/initialized"))
         return answer
 

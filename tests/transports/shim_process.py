@@ -32,10 +32,13 @@ class ShimProcess(RawClient):
 
     @classmethod
     @asynccontextmanager
-    async def run(cls, home: Path, command: list[str] = SHIM) -> AsyncGenerator[ShimProcess]:
+    async def run(
+        cls, home: Path, command: list[str] = SHIM, unread_bytes: int = 128 * 1024 * 1024
+    ) -> AsyncGenerator[ShimProcess]:
+        """`unread_bytes`: so much and no longer a line we take in without asking for it."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(home), limit=128 * 1024 * 1024
+            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(home), limit=unread_bytes
         )
         try:
             yield cls(process)

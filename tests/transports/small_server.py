@@ -18,7 +18,12 @@ import anyio
 from anyio.abc import TaskStatus
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
+from mcp.server.session import ServerSession
+from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, EmptyResult, SubscribeRequestParams
 
+from mcp_server import protocol
 from mcp_server.callers import DESK, current_caller
 from mcp_server.transports.socket import Admit, serve_mcp_socket
 from tests.transports.raw_client import DEADLINE_SECONDS, RawClient
@@ -30,7 +35,11 @@ class Facts:
     def __init__(self) -> None:
         self.lifespans = 0
         self.large_answers = 0
-        self.chattered = anyio.Event()
+        self.said = 0
+        self.running = 0
+        self.most_running = 0
+        self.bus = InMemorySubscriptionBus()
+        self.subscribed: dict[str, ServerSession] = {}
         self.waiting = anyio.Event()
         self.cancelled = anyio.Event()
         self.go_on = anyio.Event()
@@ -42,7 +51,8 @@ def build_server(facts: Facts) -> MCPServer[Any]:
         facts.lifespans += 1
         yield facts.lifespans
 
-    server = MCPServer[Any]("small", version="1", lifespan=lifespan, log_level="ERROR")
+    server = MCPServer[Any]("small", version="1", lifespan=lifespan, log_level="ERROR", subscriptions=facts.bus)
+    _serve_subscriptions(server, facts)
 
     @server.tool()
     async def who() -> str:  # pyright: ignore[reportUnusedFunction]
@@ -65,18 +75,22 @@ def build_server(facts: Facts) -> MCPServer[Any]:
         """Report progress, a MiB each time."""
         for done in range(count):
             await ctx.report_progress(done, count, "x" * 1024 * 1024)
-        facts.chattered.set()
+            facts.said += 1
         return "done"
 
     @server.tool()
     async def wait() -> str:  # pyright: ignore[reportUnusedFunction]
         """Until the test says so."""
         facts.waiting.set()
+        facts.running += 1
+        facts.most_running = max(facts.most_running, facts.running)
         try:
             await facts.go_on.wait()
         except BaseException:
             facts.cancelled.set()
             raise
+        finally:
+            facts.running -= 1
         return "went on"
 
     @server.tool()
@@ -88,6 +102,23 @@ def build_server(facts: Facts) -> MCPServer[Any]:
         return "at last"
 
     return server
+
+
+def _serve_subscriptions(server: MCPServer[Any], facts: Facts) -> None:
+    """Those of the older era. The test does the telling."""
+
+    async def subscribe(ctx: protocol.Context, params: SubscribeRequestParams) -> EmptyResult:
+        if "unknown" in params.uri:
+            raise MCPError(INVALID_PARAMS, "There is no such thing.")
+        facts.subscribed[params.uri] = ctx.session
+        return EmptyResult()
+
+    async def unsubscribe(_: protocol.Context, params: SubscribeRequestParams) -> EmptyResult:
+        del facts.subscribed[params.uri]
+        return EmptyResult()
+
+    protocol.handle(server, "resources/subscribe", SubscribeRequestParams, subscribe)
+    protocol.handle(server, "resources/unsubscribe", SubscribeRequestParams, unsubscribe)
 
 
 def say_where(home: Path, **more: object) -> Path:

@@ -16,7 +16,8 @@ import pytest
 from mcp_server.callers import Caller
 from mcp_server.errors import AlreadyServingError
 from mcp_server.transports import ledger
-from mcp_server.transports.socket import MAX_LINE_BYTES, REFUSED
+from mcp_server.transports.messages import MAX_LINE_BYTES
+from mcp_server.transports.socket import REFUSED
 from tests.transports.raw_client import (
     DEADLINE_SECONDS,
     MODERN,
@@ -301,20 +302,21 @@ async def test_a_client_that_does_not_read_is_not_served_until_it_does(served: S
     assert answered == set(range(1, 101))
 
 
-async def test_a_client_that_lets_what_it_did_not_ask_for_pile_up_is_cut_off(served: Small) -> None:
+async def test_what_a_client_does_not_read_waits_where_it_comes_from(served: Small) -> None:
     meta = MODERN["_meta"] | {"progressToken": "p"}
     chatter = request(1, "tools/call", {"name": "chatter", "arguments": {"count": 100}, "_meta": meta})
     async with served.client() as deaf, served.client() as other:
         await deaf.ask(call(0, "who"))
         deaf.stop_reading()
         await deaf.send(chatter)
-        assert text_of(await other.ask(call(1, "echo", text="quick"))) == "quick"
-        await within(served.facts.chattered)
+        await until(lambda: served.facts.said > 0)
+        for number in range(100):
+            assert text_of(await other.ask(call(number, "echo", text="quick"))) == "quick"
+        assert served.facts.said < 10
         deaf.go_on_reading()
-        received = 0
-        while (await deaf.receive_line()).endswith(b"\n"):
-            received += 1
-        assert received < 100
+        received = [await deaf.receive() for _ in range(101)]
+    assert [message["params"]["progress"] for message in received[:100]] == list(range(100))
+    assert text_of(received[100]) == "done"
 
 
 async def test_the_end_of_the_server_closes_every_connection_within_a_second(small: Small) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from mcp_server.errors import ConflictError, InvalidError, NotFoundError, OffhandError
-from mcp_server.keys import DELIVERY_RETENTION_SECONDS, Delivery
+from mcp_server.keys import Delivery
 from tests.store.house import House, StillClock
 
 
@@ -181,15 +181,6 @@ async def test_a_delivery_of_other_content_changes_nothing(house: House):
     await house.deliveries.begin("key_1", "d-1", "g")
     await house.deliveries.end("key_1", "d-1", 202, {})
     assert await house.deliveries.begin("key_1", "d-1", "f") == Delivery("answered", 202, {})
-
-
-async def test_deliveries_are_forgotten_after_their_retention(house: House, clock: StillClock):
-    await house.deliveries.begin("key_1", "d-1", "f")
-    await house.deliveries.end("key_1", "d-1", 200, {})
-    clock.advance(DELIVERY_RETENTION_SECONDS)
-    assert (await house.deliveries.begin("key_1", "d-1", "f")).state == "answered"
-    clock.advance(1)
-    assert (await house.deliveries.begin("key_1", "d-1", "f")).state == "new"
 
 
 async def test_the_same_delivery_five_times_at_once_is_one_row(house: House):

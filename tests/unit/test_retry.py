@@ -34,3 +34,14 @@ def test_there_is_a_next_attempt_only_while_one_is_allowed(attempt: int, allowed
     assert (moment is None) == (attempt >= allowed)
     if moment is not None:
         assert moment == 1_000_000 + round(backoff_seconds(attempt, chance) * 1_000_000)
+
+
+@given(st.integers(1, 10_000), CHANCES)
+def test_the_delay_never_shrinks_from_one_failure_to_the_next(attempt: int, chance: float):
+    assert backoff_seconds(attempt, chance) <= backoff_seconds(attempt + 1, chance)
+
+
+@given(st.integers(1, 10_000), CHANCES, CHANCES)
+def test_more_chance_never_means_an_earlier_moment(attempt: int, one: float, other: float):
+    low, high = sorted((one, other))
+    assert backoff_seconds(attempt, low) <= backoff_seconds(attempt, high)

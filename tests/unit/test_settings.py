@@ -68,6 +68,8 @@ BAD = {
     "an empty command": ('[[policy]]\ndecision = "deny"\ncommand = []', "policy.0.command"),
     "a command as a string": ('[[policy]]\ndecision = "deny"\ncommand = "rm *"', "policy.0.command"),
     "no address": ('public_url = "desk"', "public_url"),
+    "no word for mcp_auth": ("mcp_auth = false", "mcp_auth"),
+    "no key for who comes from elsewhere": ('host = "0.0.0.0"\nmcp_auth = "off"', "mcp_auth"),
     "a list of workspaces": ('workspaces = ["x"]', "workspaces"),
 }
 

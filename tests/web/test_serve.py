@@ -225,6 +225,8 @@ BAD_STARTS: list[tuple[list[str], dict[str, str], str | None, str]] = [
     ([], {"OFFHAND_LIMIT": "many"}, None, "limit"),
     ([], {"OFFHAND_LIMIT": "0"}, None, "limit"),
     ([], {"OFFHAND_PUBLIC_URL": "not a url"}, None, "public_url"),
+    ([], {"OFFHAND_MCP_AUTH": "off", "OFFHAND_PUBLIC_URL": "https://me.example"}, None, "mcp_auth"),
+    (["--host", "0.0.0.0"], {"OFFHAND_MCP_AUTH": "off"}, None, "mcp_auth"),
     ([], {"OFFHAND_WORKSPACES": "{"}, None, "workspaces"),
     ([], {}, "port = ", "offhand.toml"),
     ([], {}, 'idle_seconds = "long"', "idle_seconds"),

@@ -27,6 +27,3 @@ SELECT * FROM delivery WHERE key_id = :key_id AND id = :id;
 
 -- delivery_answer: what was answered to it
 UPDATE delivery SET status = :status, answer = :answer WHERE key_id = :key_id AND id = :id;
-
--- delivery_forget: deliveries older than the retention
-DELETE FROM delivery WHERE created_at < :before;

@@ -49,10 +49,10 @@ UPDATE task SET attempt = attempt - 1 WHERE number = :number AND fence = :fence;
 -- task_heads: the next task of one agent whose lane is free, and whose conversation has come to it
 SELECT number, priority FROM task
 WHERE status = 'queued' AND agent = :agent
-  AND (parent_id IS NULL OR NOT EXISTS (SELECT 1 FROM task AS earlier
-                                        WHERE earlier.conversation_id = task.conversation_id
-                                        AND earlier.number < task.number
-                                        AND earlier.status NOT IN ('completed', 'failed', 'cancelled')))
+  AND (parent_id IS NULL OR (SELECT 1 FROM task AS earlier  -- the newest first: what waits stands behind what waits
+                             WHERE earlier.conversation_id = task.conversation_id AND earlier.number < task.number
+                               AND earlier.status NOT IN ('completed', 'failed', 'cancelled')
+                             ORDER BY earlier.number DESC LIMIT 1) IS NULL)
   AND (lane IS NULL OR NOT EXISTS (SELECT 1 FROM task AS busy INDEXED BY task_lane_busy
                                    WHERE busy.lane = task.lane AND busy.lane IS NOT NULL
                                    AND busy.status IN ('running', 'cancelling')))
