@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -112,7 +113,17 @@ def _facts() -> dict[str, Any]:
     for agent in registry:
         available = agent.availability()
         facts[agent.name] = (available.version or "ready") if available.installed else available.missing
+    facts["memory limit"] = memory_limit(settings.memory_limit_mb, sys.platform)
     with tempfile.TemporaryDirectory() as folder:
         contained = can_contain(compiled_supervisor(Path(folder)))
     facts["pid namespaces"] = "yes" if contained else "no: what slips out of a task cannot always be found"
     return facts
+
+
+def memory_limit(limit_mb: int | None, system: str) -> str:
+    """Whether what an attempt holds in memory is limited here."""
+    if limit_mb is None:
+        return "none set"
+    if system != "linux":
+        return f"{limit_mb} MB is set, and not held: this system gives no way to look at all processes of a task"
+    return f"{limit_mb} MB for each attempt, looked at once a second"

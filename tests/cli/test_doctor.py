@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_server.cli.doctor import memory_limit
 from tests.server.processes import Place, ServerProcess
 
 
@@ -83,3 +84,9 @@ def test_wrong_usage_and_a_missing_store_are_said(place: Place):
     missing = place.run("doctor", "--store")
     assert missing.returncode == 1
     assert "There is no store" in missing.stderr
+
+
+def test_the_doctor_says_where_a_memory_limit_is_not_held(place: Place):
+    assert json.loads(place.run("doctor", "--json").stdout)["memory limit"] == "none set"
+    assert "looked at" in memory_limit(512, "linux")
+    assert "not held" in memory_limit(512, "darwin")
