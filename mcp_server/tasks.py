@@ -91,6 +91,10 @@ class Task:
         """Whether waiting some seconds for it is of no use."""
         return self.final or self.status in ("scheduled", "waiting_approval") or self.reason in WAITING_REASONS
 
+    def lost_its_output(self, stream: str, kept_bytes: int) -> bool:
+        """Whether it wrote something of which nothing is kept any more, because it is too old."""
+        return self.final and not kept_bytes and bool((self.result or {}).get(f"{stream}_bytes"))
+
     def record(self) -> Row:
         """As doors show it."""
         names = ("id", "number", "agent", "status", "reason", "session_id", "task_type", "description", "params")

@@ -24,6 +24,10 @@ LASTING = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Helpers of Python itself that stay until the end of the tests."""
 
 
+SHARED: set[int] = set()
+"""Processes that many tests share, and that the first of them may have started: their fixture ends them."""
+
+
 def keep_orphans() -> bool:
     """Have orphans given to this process. False where the system cannot do that."""
     if not sys.platform.startswith("linux"):
@@ -44,7 +48,7 @@ def descendants() -> dict[int, bytes]:
                         os.waitpid(pid, os.WNOHANG)
                 continue
             line = _read(f"/proc/{pid}/cmdline")
-            if not any(name in line for name in LASTING):
+            if pid not in SHARED and not any(name in line for name in LASTING):
                 found[pid] = line.replace(b"\0", b" ")
             waiting.append(pid)
     return found

@@ -92,7 +92,10 @@ class Reader:
         task = await self._runtime.tasks.get(address.id, "uri")
         data = await attempts.read_output(task, stream, span.offset, span.text_length)
         size = await attempts.output_end(task, stream)
-        return _text(Part(span, data, size, goes_on=not task.final), uri, TEXT)
+        text, facts = Part(span, data, size, goes_on=not task.final).text()
+        if task.lost_its_output(stream, size):
+            facts["expired"] = True
+        return TextResourceContents(uri=uri, mime_type=TEXT, text=text, _meta=facts)
 
     async def _artifact(self, address: Address, span: Span, uri: str) -> Contents:
         record = await self._runtime.artifacts.get(address.id)

@@ -160,7 +160,8 @@ OUTPUT = _record(
         "size": COUNT,
         "text": TEXT,
         "complete": FLAG,
-    }
+    },
+    expired={"const": True},
 )
 
 TASK = _record(

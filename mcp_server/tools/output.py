@@ -16,7 +16,8 @@ async def read_part(
 ) -> dict[str, Any]:
     """At most 64 KiB of a stream from `offset`; with `wait`, as soon as there is some, or the task ends.
 
-    Bad bytes are replaced; a character that is not complete yet is left for the next part.
+    Bad bytes are replaced; a character that is not complete yet is left for the next part. `expired`: there was some,
+    and it was deleted for its age.
     """
     await attempts.wait_for_output(task, stream, offset, wait)
     task = await tasks.get(task.id)
@@ -33,4 +34,5 @@ async def read_part(
         "size": size,
         "text": text,
         "complete": complete,
+        **({"expired": True} if task.lost_its_output(stream, size) else {}),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcp_server.settings import Settings
+from tests.leftovers import SHARED
 from tests.server.doors import Door, in_memory, over_http, over_socket
 from tests.server.gate import Gate
 from tests.server.processes import Place, ServerProcess
@@ -25,10 +26,12 @@ def server() -> Generator[ServerProcess]:
     with tempfile.TemporaryDirectory(prefix="oh-") as folder:
         place = Place.make(Path(folder))
         running = ServerProcess.start(place)
+        SHARED.add(running.process.pid)
         try:
             yield running
         finally:
             running.close()
+            SHARED.discard(running.process.pid)
             place.end_all()
 
 

@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import pytest
 
+from mcp_server import retention
+from mcp_server.clock import now_us
 from mcp_server.settings import Settings
 from tests.server.doors import Door, ask, in_memory, refused, through_shim
 from tests.server.processes import ServerProcess
@@ -392,3 +394,20 @@ async def test_a_desktop_host_reaches_everything_through_the_shim(server: Server
     assert done["result"]["text"] == "hello shim"
     assert made_by(done) == {"level": "desk", "name": "desk"}
     assert git["errors"][0]["field"] == "params.command"
+
+
+async def test_output_that_was_deleted_for_its_age_is_said_to_be(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(retention, "FIRST_SWEEP_SECONDS", 0)
+    async with in_memory(settings) as client:
+        await ask(client, "delegate_task", agent="echo", description="hello", task_id="t")
+        fresh_part = (await ask(client, "get_task", task_id="t", output_offset=0))["output"]
+    much_later = now_us() + 1000 * 86400 * 1_000_000
+    async with in_memory(settings, now=lambda: much_later) as client, asyncio.timeout(10):
+        while "expired" not in (task := await ask(client, "get_task", task_id="t", output_offset=0))["output"]:
+            await asyncio.sleep(0)
+        read = await client.read_resource("task://t/output")
+
+    assert "expired" not in fresh_part
+    assert (task["output"]["text"], task["output"]["size"]) == ("", 0)
+    assert task["result"]["stdout"] == fresh_part["text"]
+    assert read.contents[0].meta["expired"] is True
