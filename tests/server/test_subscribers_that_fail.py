@@ -18,7 +18,7 @@ from tests.hosting import hosted
 from tests.server.wires import DEADLINE_SECONDS, WIRES, Served, Wire, serving, short_home
 
 CLIENTS = 200
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 4.0
 POOL = 40
 """Connections that the test's own HTTP client may keep, which the clients of the older era share: fewer than they."""
 SESSIONS = 100
