@@ -40,6 +40,10 @@ class WorkOrder:
 
     `cwd` lies in `workspace` (a resolved folder), or both are None. `earlier` holds the messages
     and answers of the same conversation, oldest first. `attempt` counts from 1.
+
+    The rest is set for an attempt alone, not for a check: `state` is what the agent's driver remembers of the
+    conversation, `granted` are fingerprints of actions that the user approved for this task, `clone` is a folder for a
+    clone of its own, and `resumed` says that an earlier attempt of this very task had begun to work.
     """
 
     description: str = ""
@@ -48,24 +52,38 @@ class WorkOrder:
     cwd: Path | None = None
     earlier: tuple[str, ...] = ()
     attempt: int = 1
+    task_id: str = ""
+    number: int = 0
+    state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    granted: tuple[str, ...] = ()
+    clone: Path | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What `check` found: the argument vector that rules are matched against, and whether it only reads."""
+    """What `check` found: the argument vector that rules are matched against, and whether it only reads.
+
+    `contained`: what it changes stays in a place of its own, and it is kept from what is ours.
+    """
 
     argv: tuple[str, ...]
     reads_only: bool
+    contained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What the supervisor runs. `argv[0]` is an absolute path, `env` is the whole environment."""
+    """What the supervisor runs. `argv[0]` is an absolute path, `env` is the whole environment.
+
+    `records`: it writes records (`drivers/records.py`) to the file that the executor names in its environment.
+    """
 
     argv: tuple[str, ...]
     cwd: Path
     env: Mapping[str, str]
     stdin: str = ""
+    records: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +96,28 @@ class Exit:
     stderr: str
     truncated: bool = False
     error: str = ""
+    records: tuple[Mapping[str, Any], ...] = ()
+    """What its driver wrote down, in order; those that cannot be read are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The task does not end here: it goes on later where it was, and this attempt counts for none.
+
+    Either `ask`: what the user is asked, as `drivers.records.Ask` has it; or `until`: seconds since 1970, None where
+    nobody said when the quota is there again.
+    """
+
+    ask: Mapping[str, Any] | None = None
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the end means. `may_pass`: trying again later may help. `say`: to be spoken, no ids, no markup."""
+    """What the end means. `may_pass`: trying again later may help. `say`: to be spoken, no ids, no markup.
+
+    With `pause` it is no end. `details` become part of the result.
+    """
 
     completed: bool
     text: str
@@ -90,15 +125,20 @@ class Outcome:
     reason: str | None = None
     may_pass: bool = False
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether the agent can work here, and if not, what is missing."""
+    """Whether the agent can work here, and if not, what is missing and how to get it.
+
+    `notes`: what the user should know though it works, such as "runs without a sandbox".
+    """
 
     installed: bool
     version: str | None = None
     missing: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Agent(Protocol):
@@ -115,7 +155,11 @@ class Agent(Protocol):
     """Whether `continue_task` makes sense for it."""
 
     def availability(self) -> Availability:
-        """Looked up at start and when agents are listed; must be quick."""
+        """As far as is known; must be quick: it is called at every look at the queue."""
+        ...
+
+    def look(self) -> None:
+        """Find out what `availability` says. May take seconds: called in a thread, at start and once a minute."""
         ...
 
     def check(self, order: WorkOrder) -> Checked:

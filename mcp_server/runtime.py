@@ -76,7 +76,7 @@ async def open_runtime(
     events = Events(now)
     async with open_sqlite(home / STORE_FILE, events.publish) as database:
         workspaces = Workspaces(settings.workspaces)
-        registry = AgentRegistry(built_in_agents(settings.pass_env, workspaces.roots))
+        registry = AgentRegistry(built_in_agents(settings, workspaces.roots))
         _check_agent_names(settings, registry)
         tasks = Tasks(database, events, now)
         worker = Worker(

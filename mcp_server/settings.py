@@ -56,6 +56,31 @@ class RetentionSettings(BaseModel):
     """Of finished tasks, the attempts before the last."""
     deliveries_days: Days = 30
     """Answers to webhooks, by which a delivery that comes again is recognised."""
+    clones_days: Days = 14
+    """Clones of coding agents that nobody used for so long. Their branches stay in your repository."""
+
+
+class AgentSettings(BaseModel):
+    """What the user sets for one agent, or a new agent: `[agents.NAME]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["acp", "command"] | None = None
+    """For a new agent alone: how it is driven."""
+    title: str | None = None
+    program: str | None = None
+    """Its name on PATH, or its path."""
+    args: tuple[str, ...] = ()
+    """Further arguments; of a `command` agent all of them, as a template."""
+    env: dict[str, str] = {}
+    pass_env: tuple[str, ...] = ()
+    """Names of variables that this agent gets beside those of `pass_env` for all."""
+    model: str | None = None
+    profile: Literal["review", "edit", "full"] = "edit"
+    """Of its tasks that name none."""
+    timeout_seconds: Annotated[float | None, Field(gt=0)] = None
+    max_turns: Annotated[int | None, Field(ge=1)] = None
+    max_cost_usd: Annotated[float | None, Field(gt=0)] = None
 
 
 class Settings(BaseSettings):
@@ -91,6 +116,11 @@ class Settings(BaseSettings):
     """What the processes of one attempt may hold together; looked at once a second, on Linux alone."""
     pid_namespace: Literal["auto", "off"] = "auto"
     """Run each attempt in a pid namespace of its own where the system allows one: nothing can slip out of it."""
+    agents: dict[str, AgentSettings] = {}
+    sandbox: Literal["auto", "strict", "off"] = "auto"
+    """Run coding agents in bubblewrap: where it works; never without it, and with the home hidden; never."""
+    approval_seconds: Annotated[float, Field(ge=10, le=30 * 86400)] = 86400.0
+    """For how long a question waits for you. No answer means no."""
     retention: RetentionSettings = RetentionSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

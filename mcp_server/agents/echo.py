@@ -57,6 +57,9 @@ class EchoAgent:
     def availability(self) -> Availability:
         return Availability(installed=True)
 
+    def look(self) -> None:
+        """There is nothing to look for."""
+
     def check(self, order: WorkOrder) -> Checked:
         _read(order.params)
         return Checked(argv=(self.name,), reads_only=True)

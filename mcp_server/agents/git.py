@@ -121,6 +121,9 @@ class GitAgent:
             return Availability(installed=False, missing="git is not installed.")
         return _availability_of(program, os.stat(program).st_mtime_ns)
 
+    def look(self) -> None:
+        """`availability` is quick enough to look each time."""
+
     def check(self, order: WorkOrder) -> Checked:
         command = command_from(order.params, git_refused.EXAMPLE)
         parsed = self._parsed(order)

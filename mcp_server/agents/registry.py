@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mcp_server.agent import Agent
+from mcp_server.agents.coding import KNOWN, CodingAgent
 from mcp_server.agents.echo import EchoAgent
 from mcp_server.agents.git import GitAgent
-from mcp_server.agents.missing import coding_agents
 from mcp_server.agents.shell import ShellAgent
 from mcp_server.errors import InvalidError
+from mcp_server.settings import Settings
 
 
-def built_in_agents(pass_env: tuple[str, ...], workspaces: Callable[[], Iterable[Path]]) -> tuple[Agent, ...]:
+def built_in_agents(settings: Settings, workspaces: Callable[[], Iterable[Path]]) -> tuple[Agent, ...]:
     """The agents of this version. `workspaces` gives the resolved folders at the time of asking."""
     return (
-        GitAgent(pass_env, workspaces),
-        ShellAgent(pass_env, workspaces),
+        GitAgent(settings.pass_env, workspaces),
+        ShellAgent(settings.pass_env, workspaces),
         EchoAgent(),
-        *coding_agents(),
+        *(CodingAgent(known, settings) for known in KNOWN),
     )
 
 

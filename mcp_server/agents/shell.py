@@ -40,6 +40,9 @@ class ShellAgent:
     def availability(self) -> Availability:
         return Availability(installed=True)
 
+    def look(self) -> None:
+        """There is nothing to look for."""
+
     def check(self, order: WorkOrder) -> Checked:
         command = command_from(order.params, EXAMPLE)
         self._program(command[0], place_of(order))

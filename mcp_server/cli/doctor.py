@@ -109,7 +109,7 @@ def _facts() -> dict[str, Any]:
     where = home if home.exists() else Path.home()
     facts["room"] = f"{shutil.disk_usage(where).free / MIB / 1024:.1f} GiB free"
     facts["workspaces"] = ", ".join(settings.workspaces) or "none: offhand workspace add NAME PATH"
-    registry = AgentRegistry(built_in_agents(settings.pass_env, lambda: tuple(settings.workspaces.values())))
+    registry = AgentRegistry(built_in_agents(settings, lambda: tuple(settings.workspaces.values())))
     for agent in registry:
         available = agent.availability()
         facts[agent.name] = (available.version or "ready") if available.installed else available.missing

@@ -30,7 +30,7 @@ def limit(agent: str | None, number: str | None, as_json: bool) -> None:
     if agent is not None and agent.isdecimal() and number is None:
         agent, number = None, agent
     if agent is not None:
-        AgentRegistry(built_in_agents((), list)).get(agent)
+        AgentRegistry(built_in_agents(load_settings(), list)).get(agent)
     changes = number is not None
     shown = _change(agent, _number(agent, number)) if number is not None else _show()
     if agent is not None:
@@ -70,7 +70,7 @@ def _from_settings() -> dict[str, Any]:
     """What the next server will do."""
     settings = load_settings()
     limits = Limits(settings.limit, settings.limits)
-    agents = built_in_agents((), list)
+    agents = built_in_agents(load_settings(), list)
     items = [{"name": agent.name, "limit": limits.of(agent), "set": limits.own(agent)} for agent in agents]
     return {"limit": limits.overall, "items": items}
 

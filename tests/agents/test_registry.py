@@ -14,7 +14,7 @@ CODING = {"claude_code": ("Claude Code", 2), "codex": ("Codex", 3), "gemini": ("
 
 @pytest.fixture
 def registry() -> AgentRegistry:
-    return AgentRegistry(built_in_agents((), list))
+    return AgentRegistry(built_in_agents(Settings(), list))
 
 
 def test_the_built_in_agents_come_in_a_fixed_order(registry: AgentRegistry):

@@ -197,7 +197,7 @@ def test_the_table_of_reasons_has_every_reason_that_the_code_gives() -> None:
 def test_the_table_of_the_agents_is_that_of_the_registry() -> None:
     rows = table(section(PAGE, "## What the agents take"), "agent")
     shown = {name: row for row in rows for name in names(row[0])}
-    agents = {agent.name: agent for agent in built_in_agents((), list[Path])}
+    agents = {agent.name: agent for agent in built_in_agents(Settings(), list[Path])}
     assert list(shown) == list(agents)
     for name, row in shown.items():
         assert row[2] == f"{agents[name].default_timeout_seconds:g} s"

@@ -299,7 +299,7 @@ async def test_a_running_task_of_an_agent_that_is_not_known_any_more_fails_and_k
         await shell(client, gate.snippet, task_id="t", wait=0)
         await gate.reached()
     with monkeypatch.context() as patch:
-        agents = tuple(agent for agent in built_in_agents((), list) if agent.name != "shell")
+        agents = tuple(agent for agent in built_in_agents(Settings(), list) if agent.name != "shell")
         patch.setattr("mcp_server.runtime.built_in_agents", lambda *_: agents)
         async with served_in_memory(settings) as (client, _):
             failed = await finished(client, "t")

@@ -1,0 +1,1 @@
+-- What may be claimed, and how many tasks wait, without walking over what waits.
