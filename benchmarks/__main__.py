@@ -31,6 +31,7 @@ SCRIPTS = (
     "crowd",
     "tools_list",
     "durable_writes",
+    "clones",
 )
 
 

@@ -43,7 +43,8 @@ class WorkOrder:
 
     The rest is set for an attempt alone, not for a check: `state` is what the agent's driver remembers of the
     conversation, `granted` are fingerprints of actions that the user approved for this task, `clone` is a folder for a
-    clone of its own, and `resumed` says that an earlier attempt of this very task had begun to work.
+    clone of the conversation's own (it need not exist), and `resumed` says that an earlier attempt of this very task
+    had begun to work.
     """
 
     description: str = ""
@@ -97,7 +98,7 @@ class Exit:
     truncated: bool = False
     error: str = ""
     records: tuple[Mapping[str, Any], ...] = ()
-    """What its driver wrote down, in order; those that cannot be read are left out."""
+    """What its driver wrote down, in order, but for progress; those that cannot be read are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,11 @@ class Availability:
     version: str | None = None
     missing: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether its tasks can begin: it is installed, and nothing that it needs is missing."""
+        return self.installed and not self.missing
 
 
 class Agent(Protocol):

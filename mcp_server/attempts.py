@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,10 +23,24 @@ from mcp_server.tasks import Status, Task, move, record_event, require_task
 
 AttemptStatus = Literal["completed", "failed", "cancelled", "interrupted"]
 
+AGENT_NOT_INSTALLED = "agent_not_installed"
+QUEUE_BATCH_ROWS = 500
+STATE_LIMIT_BYTES = 256 * 1024
+"""Of what an agent remembers of one conversation."""
+
+Asks = Callable[[Transaction, Task, int], Awaitable[None]]
+"""Puts the question that a task waits for, at a time (microseconds), in the transaction that makes the task wait."""
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended. `retry_at`: when to try again (microseconds), None for not."""
+    """How an attempt ended. `retry_at`: when to try again (microseconds), None for not.
+
+    `pause`: the task goes on later where it was, and this attempt counts for none: once the user has answered what it
+    `asks` (then `ask` says what, as `drivers.records.Ask` has it), or at `retry_at`, when the `quota` is there again.
+    """
 
     status: AttemptStatus
     reason: str | None
@@ -33,6 +48,21 @@ class Ending:
     returncode: int | None = None
     retry_at: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    pause: Literal["asks", "quota"] | None = None
+    ask: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsRead:
+    """Records of an attempt from byte `start` to byte `end` of their file: what is to be told and remembered of them.
+
+    `progress`: what the agent did, one after another. `state`: what was added to its memory of the conversation.
+    """
+
+    start: int
+    end: int
+    progress: Sequence[str] = ()
+    state: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Attempts:
@@ -95,12 +125,97 @@ class Attempts:
         async def body(transaction: Transaction) -> int | None:
             for due in await transaction.all("task_due", now=self._now()):
                 task = await require_task(transaction, due["number"])
-                reason = None if task.agent in installed else "agent_not_installed"
+                reason = None if task.agent in installed else AGENT_NOT_INSTALLED
                 await move(self._events, transaction, task, "queued", reason, self._now())
             following = await transaction.one("task_next_due")
             return following["run_after"] if following else None
 
         return await self._database.write(body)
+
+    async def set_installed(self, agent: str, installed: bool) -> None:
+        """Have the queued tasks of an agent say whether they wait for it to be installed."""
+        reason, after = None if installed else AGENT_NOT_INSTALLED, 0
+        while found := await self._database.all(
+            "task_queued_of", agent=agent, reason=reason, after=after, limit=QUEUE_BATCH_ROWS
+        ):
+            numbers = [row["number"] for row in found]
+            after = numbers[-1]
+            await self._set_reason(numbers, reason)
+
+    async def _set_reason(self, numbers: Iterable[int], reason: str | None) -> None:
+        async def body(transaction: Transaction) -> None:
+            for number in numbers:
+                row = await transaction.one("task_set_reason", number=number, reason=reason, now=self._now())
+                if row is not None:
+                    await record_event(self._events, transaction, Task.of(row), None, kind="task.changed")
+
+        await self._database.write(body)
+
+    async def keep_records(self, task: Task, read: RecordsRead) -> None:
+        """Tell of what the agent did and remember its state, and that these records are dealt with, all at once.
+
+        Raises:
+            ConflictError: the attempt belongs to somebody else by now, has ended, or is not at `read.start`.
+            NotFoundError: the task was deleted.
+        """
+
+        async def body(transaction: Transaction) -> None:
+            current = await _held(transaction, task)
+            now, at = self._now(), {"task_number": task.number, "attempt": task.attempt, "fence": task.fence}
+            if not await transaction.run("attempt_records_read", **at, start=read.start, end=read.end):
+                raise ConflictError(f"The records of task {task.number} are read by somebody else.")
+            shown = current.progress
+            for say in read.progress:
+                if say != shown:
+                    await record_event(self._events, transaction, current, None, kind="task.progress", progress=say)
+                shown = say
+            if shown != current.progress:
+                await transaction.run("task_progress", number=task.number, progress=shown, now=now, fence=task.fence)
+            if read.state:
+                await self._remember(transaction, current, read.state, now)
+
+        await self._database.write(body)
+
+    async def _remember(self, transaction: Transaction, task: Task, state: Mapping[str, Any], now: int) -> None:
+        row = await transaction.one("conversation_state", conversation_id=task.conversation_id)
+        text = json.dumps((json.loads(row["state"]) if row else {}) | dict(state))
+        if len(text) > STATE_LIMIT_BYTES:
+            logger.warning("task %d wants more remembered than there is room for; it is left out", task.number)
+            return
+        await transaction.run(
+            "conversation_remember", conversation_id=task.conversation_id, agent=task.agent, state=text, now=now
+        )
+
+    async def records_read(self, task: Task) -> int:
+        """Up to which byte the records of the attempt are dealt with."""
+        row = await self._database.one("attempt_records", task_number=task.number, attempt=task.attempt)
+        return row["records_read"] if row else 0
+
+    async def state(self, task: Task) -> dict[str, Any]:
+        """What the agent remembers of the task's conversation."""
+        row = await self._database.one("conversation_state", conversation_id=task.conversation_id)
+        return json.loads(row["state"]) if row else {}
+
+    async def had_begun(self, task: Task) -> bool:
+        """Whether an earlier attempt of this very task had begun to work, by its records."""
+        found = await self._database.one("attempt_before", task_number=task.number, attempt=task.attempt)
+        return found is not None
+
+    async def reports_before(self, task: Task) -> list[dict[str, Any]]:
+        """What the agent reported of the earlier attempts of this task, where it did, oldest first."""
+        rows = await self._database.all("attempt_list", task_number=task.number)
+        details = [json.loads(row["details"]) for row in rows if row["attempt"] < task.attempt]
+        return [found["report"] for found in details if "report" in found]
+
+    async def quota_pauses(self, task: Task) -> int:
+        """How many attempts before this one, without another between them, found the quota used up."""
+        row = await self._database.one("attempt_quota_pauses", task_number=task.number, attempt=task.attempt)
+        return row["count"] if row else 0
+
+    async def first_of_conversation(self, task: Task) -> int:
+        """The number of the first task of the task's conversation."""
+        row = await self._database.one("task_by_id", id=task.conversation_id)
+        return row["number"] if row else task.number
 
     async def append_output(self, task: Task, pieces: Iterable[tuple[str, int, bytes]]) -> None:
         """Keep bytes of the attempt's streams: (stream, position, data). The same bytes again change nothing."""
@@ -156,8 +271,8 @@ class Attempts:
             return b""
         return b"".join(row["data"] for row in rows)[offset - first :][:limit]
 
-    async def finish(self, task: Task, ending: Ending) -> Task:
-        """Write an attempt's end and what becomes of its task, in one transaction.
+    async def finish(self, task: Task, ending: Ending, asks: Asks | None = None) -> Task:
+        """Write an attempt's end and what becomes of its task, in one transaction. `asks`: with a pause that asks.
 
         Raises:
             ConflictError: the attempt belongs to somebody else by now, or has ended. Nothing was written.
@@ -177,26 +292,32 @@ class Attempts:
                 now=now,
             )
             status, reason, run_after = _next(current, ending, now)
-            if status in ("queued", "scheduled"):
-                return await move(
+            if status in ("queued", "scheduled", "waiting_approval"):
+                if ending.pause is not None:
+                    await transaction.run("task_allow_pause", number=task.number, fence=task.fence)
+                moved = await move(
                     self._events, transaction, current, status, reason, now, run_after=run_after, fence=task.fence
                 )
+                if status == "waiting_approval":
+                    assert asks is not None
+                    await asks(transaction, moved, now)
+                return moved
             async with reindexed(transaction, "task", task.number):
                 await self._write_result(transaction, task, ending.result)
             return await move(self._events, transaction, current, status, reason, now, fence=task.fence)
 
         return await self._database.write(body)
 
-    async def forget(self, task: Task) -> Task:
-        """An attempt that never began costs none: the task goes back to the queue."""
+    async def forget(self, task: Task, reason: str | None = None) -> Task:
+        """An attempt that never began costs none: the task goes back to the queue. `reason`: why it waits there."""
 
         async def body(transaction: Transaction) -> Task:
             current = await _held(transaction, task)
             await transaction.run("attempt_delete", task_number=task.number, attempt=task.attempt)
             await transaction.run("task_refund_attempt", number=task.number, fence=task.fence)
             cancelling = current.status == "cancelling"
-            status, reason = ("cancelled", current.reason) if cancelling else ("queued", None)
-            return await move(self._events, transaction, current, status, reason, self._now(), fence=task.fence)
+            status, why = ("cancelled", current.reason) if cancelling else ("queued", reason)
+            return await move(self._events, transaction, current, status, why, self._now(), fence=task.fence)
 
         return await self._database.write(body)
 
@@ -250,6 +371,8 @@ def _next(current: Task, ending: Ending, now: int) -> tuple[Status, str | None, 
         if ending.reason == "stop_failed":
             return "failed", "stop_failed", None
         return "cancelled", current.reason, None
+    if ending.pause == "asks":
+        return "waiting_approval", ending.reason, None
     if ending.retry_at is not None and ending.retry_at <= now:
         return "queued", ending.reason, None
     if ending.retry_at is not None:

@@ -1,19 +1,27 @@
-"""Handing work over: what must hold before a task is stored. The agent checks the order, the policy the caller."""
+"""Handing work over: what must hold before a task is stored. The agent checks the order, the policy the caller.
+
+What the policy asks about is stored all the same, and waits until the user has approved it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mcp_server.agent import Agent, WorkOrder
+from mcp_server.agents.coding_params import PARAMS
 from mcp_server.agents.registry import AgentRegistry
+from mcp_server.approvals import Approvals
 from mcp_server.callers import current_caller
-from mcp_server.clock import MICROSECONDS, Clock, from_iso, now_us
+from mcp_server.clock import MICROSECONDS, Clock, from_iso, iso, now_us
 from mcp_server.errors import ConflictError, InvalidError
 from mcp_server.policy import Action, Policy
-from mcp_server.tasks import NewTask, Task, Tasks, check_priority
+from mcp_server.spoken import spoken
+from mcp_server.store.database import Transaction
+from mcp_server.tasks import Asking, NewTask, Task, Tasks, check_priority
 from mcp_server.values import CONTENT_LIMIT_BYTES, check_json, check_text
 from mcp_server.workspaces import Place, Workspaces
 
@@ -22,6 +30,8 @@ ATTEMPTS_LIMIT = 20
 TIMEOUT_LIMIT_SECONDS = 7 * 86400
 DELAY_LIMIT_SECONDS = 366 * 86400
 NOT_INSTALLED = "agent_not_installed"
+KEPT_PARAMS = frozenset(PARAMS)
+"""What a follow-up has in common with the task that it goes on with: how far its agent may go, and where it works."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +57,19 @@ class Delegation:
     """Turns orders into tasks."""
 
     def __init__(
-        self, registry: AgentRegistry, workspaces: Workspaces, policy: Policy, tasks: Tasks, now: Clock = now_us
+        self,
+        registry: AgentRegistry,
+        workspaces: Workspaces,
+        policy: Policy,
+        tasks: Tasks,
+        approvals: Approvals,
+        now: Clock = now_us,
     ) -> None:
         self._registry = registry
         self._workspaces = workspaces
         self._policy = policy
         self._tasks = tasks
+        self._approvals = approvals
         self._now = now
 
     async def delegate(self, order: Order) -> tuple[Task, bool]:
@@ -67,7 +84,7 @@ class Delegation:
         description = check_text(order.description, "description", limit=CONTENT_LIMIT_BYTES, blank=True)
         params = check_json(dict(order.params), "params", limit=CONTENT_LIMIT_BYTES)
         place = self._place(agent, order)
-        self._require(agent, WorkOrder(description, order.params, *_folders(place)), place)
+        leave = self._leave(agent, WorkOrder(description, order.params, *_folders(place)), place)
         new = NewTask(
             request=_request(asdict(order) | {"task_id": None}),
             agent=agent.name,
@@ -77,21 +94,23 @@ class Delegation:
             cwd=str(place.cwd) if place else None,
             timeout_seconds=_timeout(order.timeout_seconds, agent),
             max_attempts=_attempts(order.max_attempts),
-            reason=_waiting_reason(agent),
+            reason=_waiting_reason(agent) if leave.asking is None else None,
             session_id=order.session_id,
             task_type=check_text(order.task_type, "task_type") if order.task_type is not None else None,
             priority=check_priority(order.priority),
             lane=check_text(order.lane, "lane") if order.lane is not None else None,
             run_after=self._run_after(order.run_after),
+            contained=leave.contained,
         )
-        return await self._tasks.create(new, order.task_id)
+        return await self._tasks.create(new, order.task_id, leave.asking)
 
     async def follow_up(self, task_id: str, message: str, new_task_id: str | None = None) -> tuple[Task, bool]:
         """A further message in a task's conversation with its agent, as a new task behind it.
 
         Raises:
             InvalidError: the agent keeps no conversation.
-            ConflictError: the task has not been completed, so there is nothing to go on with.
+            ForbiddenError: the policy does not allow it to this caller.
+            ConflictError: the task was not completed and left nothing to go on with.
         """
         parent = await self._tasks.get(task_id)
         agent = self._registry.get(parent.agent)
@@ -102,7 +121,7 @@ class Delegation:
                 field="task_id",
                 fix="Use delegate_task for a new task.",
             )
-        if parent.status in ("failed", "cancelled"):
+        if parent.status in ("failed", "cancelled") and not await self._tasks.has_state(parent.conversation_id):
             raise ConflictError(
                 f"The task {parent.status}; there is no answer to go on from.",
                 existing=parent.record(),
@@ -110,27 +129,29 @@ class Delegation:
                 fix="Retry it with update_task, or delegate a new task.",
             )
         place = self._place_of(parent)
-        self._require(agent, WorkOrder(description, {}, *_folders(place)), place)
+        params = {name: value for name, value in parent.params.items() if name in KEPT_PARAMS}
+        leave = self._leave(agent, WorkOrder(description, params, *_folders(place)), place, continues=parent.id)
         new = NewTask(
             request=_request({"continues": parent.id, "message": description}),
             agent=agent.name,
             description=description,
-            params="{}",
+            params=json.dumps(params, ensure_ascii=False),
             workspace=parent.workspace,
             cwd=parent.cwd,
             timeout_seconds=agent.default_timeout_seconds,
             max_attempts=parent.max_attempts,
-            reason=_waiting_reason(agent),
+            reason=_waiting_reason(agent) if leave.asking is None else None,
             session_id=parent.session_id,
             task_type=parent.task_type,
             lane=parent.lane,
             parent_id=parent.id,
             conversation_id=parent.conversation_id,
+            contained=leave.contained,
         )
-        return await self._tasks.create(new, new_task_id)
+        return await self._tasks.create(new, new_task_id, leave.asking)
 
     async def retry(self, task_id: str, *, priority: int | None = None, lane: str | None = None) -> Task:
-        """Queue a failed or cancelled task again, if this caller might delegate it.
+        """Queue a failed or cancelled task again, if this caller might delegate it; else the user is asked anew.
 
         Raises:
             ForbiddenError: the policy does not allow it to this caller.
@@ -139,8 +160,16 @@ class Delegation:
         task = await self._tasks.get(task_id)
         agent = self._registry.get(task.agent)
         place = self._place_of(task)
-        self._require(agent, WorkOrder(task.description, task.params, *_folders(place)), place)
-        return await self._tasks.retry(task_id, priority=priority, lane=lane, reason=_waiting_reason(agent))
+        order = WorkOrder(task.description, task.params, *_folders(place))
+        leave = self._leave(agent, order, place, continues=task.parent_id)
+        return await self._tasks.retry(
+            task_id,
+            priority=priority,
+            lane=lane,
+            reason=_waiting_reason(agent),
+            contained=leave.contained,
+            asking=leave.asking,
+        )
 
     def _place_of(self, task: Task) -> Place | None:
         return self._workspaces.resolve(task.workspace, task.cwd) if task.workspace is not None else None
@@ -150,12 +179,34 @@ class Delegation:
             return None
         return self._workspaces.resolve(order.workspace, order.working_dir)
 
-    def _require(self, agent: Agent, order: WorkOrder, place: Place | None) -> None:
+    def _leave(self, agent: Agent, order: WorkOrder, place: Place | None, *, continues: str | None = None) -> _Leave:
+        """Whether this order may be carried out, and what has to happen first.
+
+        Raises:
+            InvalidError, ForbiddenError: the agent cannot take it, or the policy does not allow it to this caller.
+        """
         checked = agent.check(order)
-        self._policy.require(
-            current_caller(),
-            Action(agent.name, checked.argv, place.workspace if place else None, checked.reads_only),
-        )
+        workspace = place.workspace if place else None
+        action = Action(agent.name, checked.argv, workspace, checked.reads_only, checked.contained)
+        caller = current_caller()
+        if not self._policy.asks(caller, action):
+            return _Leave(None, contained=self._policy.leans_on_containment(caller, action))
+        say = _wish(agent, order, checked.argv, workspace)
+        wanted = {
+            "agent": agent.name,
+            "argv": list(checked.argv) or None,
+            "description": order.description,
+            "params": dict(order.params),
+            "workspace": workspace,
+            "cwd": str(order.cwd) if order.cwd else None,
+            "continues": continues,
+        }
+
+        async def ask(transaction: Transaction, task: Task) -> None:
+            exactly = {"task": task.id, **wanted, "run_after": iso(task.run_after)}
+            await self._approvals.ask(transaction, task, "task", exactly, say, None, self._now())
+
+        return _Leave(ask, contained=False)
 
     def _run_after(self, value: str | float | None) -> int | None:
         if value is None:
@@ -173,8 +224,29 @@ class Delegation:
         return moment
 
 
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """`asking`: how the user is asked first; None where nobody needs to be. `contained`: as in a task."""
+
+    asking: Asking | None
+    contained: bool
+
+
+def waiting_reason(registry: AgentRegistry, name: str) -> str | None:
+    """Why tasks of an agent wait in the queue, if that is known."""
+    return next((_waiting_reason(agent) for agent in registry if agent.name == name), None)
+
+
 def _waiting_reason(agent: Agent) -> str | None:
-    return None if agent.availability().installed else NOT_INSTALLED
+    return None if agent.availability().ready else NOT_INSTALLED
+
+
+def _wish(agent: Agent, order: WorkOrder, argv: Sequence[str], workspace: str | None) -> str:
+    """What the user is asked, to be spoken."""
+    where = f" in {workspace}" if workspace else ""
+    if argv:
+        return spoken(f"{agent.title} is to run {shlex.join(argv)}{where}.")
+    return spoken(f"{agent.title} is to do this{where}: {order.description}")
 
 
 def _request(asked: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """What an LLM is told about this server when it connects. At most 2,000 characters: some clients cut there."""
 
 INSTRUCTIONS = """\
-Offhand lets you hand work to the user's own machine and keep what matters there. Phones (by webhook), desktop \
-clients and other LLMs share the same sessions, memories and tasks.
+Offhand lets you hand work to the user's own machine and keep what matters there. Phones, desktop clients and \
+other LLMs share sessions, memories and tasks.
 
 Every answer has `say` (to be spoken) and the record's fields; an error has `errors` with field and fix.
 
@@ -10,8 +10,9 @@ WORK. delegate_task hands work to an agent; list_agents says which there are. gi
 list: {"agent":"git","params":{"command":["git","status"]}}. Coding agents (claude_code, codex, gemini) take \
 `description`. echo is for trying out. `workspace` is the named folder to work in; the only \
 one is the default. It waits up to `wait` seconds (10): done means status completed, failed or cancelled. Otherwise \
-follow up with get_task and wait up to 45; never delegate the same thing again. Work goes on without you. \
-`reason` says why a task waits or failed. agent_not_installed: it stays queued until the agent is there.
+follow up with get_task and wait up to 45; never delegate the same thing again. \
+`reason` says why a task waits or failed. agent_not_installed: queued until the agent is there. waiting_approval: only \
+the user can approve it, by offhand approve; say so.
 Tasks have an id and a number ("task seven"); both work everywhere. list_tasks finds them. update_task cancels \
 (cancelled means no process of it is alive) or retries. continue_task answers an agent's question or goes on in its \
 conversation. Long output: get_task with output_offset.

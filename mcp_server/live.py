@@ -31,6 +31,7 @@ _LIST_CHANGES = frozenset(
         "session.deleted",
         "task.queued",
         "task.scheduled",
+        "task.waiting_approval",
         "memory.stored",
         "memory.deleted",
         "artifact.added",

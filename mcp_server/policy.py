@@ -1,12 +1,9 @@
-"""Who may do what. Rules of the user's come first, then ours; the first that matches decides.
-
-What a rule would ask about is refused in this release, which has no approvals yet; the error says so.
-"""
+"""Who may do what. Rules of the user's come first, then ours; the first that matches decides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcp_server.callers import Caller, Scope
 from mcp_server.errors import ForbiddenError
@@ -15,13 +12,11 @@ from mcp_server.settings import Decision, PolicyRule
 BUILT_IN_RULES = (
     PolicyRule(decision="allow", level="desk"),
     PolicyRule(decision="allow", level="phone", agent="echo"),
-    PolicyRule(decision="allow", level="phone", agent="claude_code"),
-    PolicyRule(decision="allow", level="phone", agent="codex"),
-    PolicyRule(decision="allow", level="phone", agent="gemini"),
     PolicyRule(decision="ask", level="phone"),
     PolicyRule(decision="deny", level="hook"),
 )
-"""After the rules of the settings. git commands that only read are allowed before these are looked at."""
+"""After the rules of the settings. What a phone wants is allowed before these are looked at where it only reads, or
+where what it changes stays in a place of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +27,7 @@ class Action:
     argv: tuple[str, ...]
     workspace: str | None
     reads_only: bool
+    contained: bool = False
 
 
 class Policy:
@@ -45,26 +41,27 @@ class Policy:
         for rule in self._rules:
             if _matches(rule, caller, action):
                 return rule.decision
-        if action.reads_only and caller.level == "phone":
+        if caller.level == "phone" and (action.reads_only or action.contained):
             return "allow"
         return next(rule.decision for rule in BUILT_IN_RULES if _matches(rule, caller, action))
 
-    def require(self, caller: Caller, action: Action) -> None:
-        """Pass, or raise ForbiddenError."""
+    def leans_on_containment(self, caller: Caller, action: Action) -> bool:
+        """Whether it is allowed only because what it changes stays in a place of its own."""
+        return action.contained and self.decide(caller, replace(action, contained=False)) != "allow"
+
+    def asks(self, caller: Caller, action: Action) -> bool:
+        """Whether the user must be asked first.
+
+        Raises:
+            ForbiddenError: it is not allowed at all.
+        """
         decision = self.decide(caller, action)
-        if decision == "allow":
-            return
-        what = "This command" if action.argv else f"Work for {action.agent}"
-        if decision == "ask":
+        if decision == "deny":
+            what = "This command" if action.argv else f"Work for {action.agent}"
             raise ForbiddenError(
-                f"{what} needs approval, and this release cannot ask for approval yet. It was not started.",
-                field="agent",
-                fix="Allow it with a [[policy]] rule in offhand.toml, or ask for it at the desk.",
-                say=f"{what} would need your approval, and I cannot ask for it yet. Nothing was started.",
+                f"{what} is denied by the policy.", field="agent", fix="Change the [[policy]] rules in offhand.toml."
             )
-        raise ForbiddenError(
-            f"{what} is denied by the policy.", field="agent", fix="Change the [[policy]] rules in offhand.toml."
-        )
+        return decision == "ask"
 
 
 def require_scope(caller: Caller, scope: Scope) -> None:

@@ -1,4 +1,4 @@
-"""What is kept for how long: old events, output, attempts and webhook answers go, a little at a time.
+"""What is kept for how long: old events, answers, output, attempts and clones go, a little at a time.
 
 Sessions, memories, artifacts, tasks and the tails in their results stay until somebody deletes them. What is not
 finished is never touched.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shutil
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from mcp_server.clock import MICROSECONDS, Clock, now_us
 from mcp_server.errors import OffhandError
@@ -27,18 +30,24 @@ FIRST_SWEEP_SECONDS = 60.0
 FREE_PAGES_KEPT = 1024
 """4 MiB: what a store frees it soon uses again."""
 
+GOING = ".going"
+"""Ends the name of a folder that is being deleted: nobody works in it any more."""
+
 DAY = 86400 * MICROSECONDS
 
 logger = logging.getLogger(__name__)
 
 
 class Retention:
-    """Deletes what is too old, in small transactions."""
+    """Deletes what is too old, in small transactions. `clones` holds a folder for each conversation with a clone."""
 
-    def __init__(self, database: Database, settings: RetentionSettings, now: Clock = now_us) -> None:
+    def __init__(
+        self, database: Database, settings: RetentionSettings, now: Clock = now_us, clones: Path | None = None
+    ) -> None:
         self._database = database
         self._settings = settings
         self._now = now
+        self._clones_folder = clones
 
     async def run(self) -> None:
         """Sweep soon after the start and every hour, until cancelled."""
@@ -54,9 +63,11 @@ class Retention:
         """Delete all that is too old, and give space back. Returns how many rows of each kind went."""
         gone = {
             "events": await self._in_batches(self._settings.events_days, self._events),
+            "approvals": await self._in_batches(self._settings.events_days, self._approvals),
             "output": await self._walk(self._settings.output_days, "retention_next_output", self._output),
             "attempts": await self._walk(self._settings.attempts_days, "retention_next_attempts", self._attempts),
             "deliveries": await self._in_batches(self._settings.deliveries_days, self._deliveries),
+            "clones": await self._clones(),
         }
         await self._release()
         if any(gone.values()):
@@ -74,6 +85,9 @@ class Retention:
 
     async def _events(self, transaction: Transaction, before: int) -> int:
         return await transaction.run("retention_events", before=before, limit=BATCH_ROWS)
+
+    async def _approvals(self, transaction: Transaction, before: int) -> int:
+        return await transaction.run("retention_approvals", before=before, limit=BATCH_ROWS)
 
     async def _deliveries(self, transaction: Transaction, before: int) -> int:
         return await transaction.run("retention_deliveries", before=before, limit=BATCH_ROWS)
@@ -110,6 +124,31 @@ class Retention:
     async def _attempts(self, transaction: Transaction, number: int, attempt: int) -> int:
         return await transaction.run("retention_attempts", number=number, attempt=attempt)
 
+    async def _clones(self) -> int:
+        """Those that nobody used for long, and those of conversations that were deleted."""
+        if self._clones_folder is None:
+            return 0
+        gone = 0
+        for folder in await asyncio.to_thread(_folders, self._clones_folder):
+            going = folder.with_suffix(GOING)
+            if folder != going and (not folder.name.isdecimal() or await self._uses(int(folder.name))):
+                continue
+            try:
+                folder.rename(going)  # at once: whoever comes now makes another
+                await asyncio.to_thread(_delete_folder, going)
+                gone += 1
+            except OSError as error:
+                logger.warning("the clone in %s could not be deleted: %s", folder, error)
+        return gone
+
+    async def _uses(self, number: int) -> bool:
+        """Whether the conversation that began with this task may still want its clone."""
+        found = await self._database.one("retention_conversation", number=number)
+        if found is None or found["used_at"] is None:
+            return False
+        days = self._settings.clones_days
+        return not days or bool(found["open"]) or found["used_at"] >= self._now() - days * DAY
+
     async def _release(self) -> None:
         """Shrink the file, in steps of 1 MiB. A store that was made without this stays as large as it was."""
         before = None
@@ -121,6 +160,20 @@ class Retention:
     async def _free_pages(self) -> int:
         row = await self._database.one("store_free_pages")
         return row["freelist_count"] if row else 0
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(each for each in path.iterdir() if each.is_dir() and not each.is_symlink()) if path.is_dir() else []
+
+
+def _delete_folder(path: Path) -> None:
+    """Also where a build made folders in it that nobody may change."""
+    for folder, names, _ in os.walk(path):
+        for name in names:  # before they are walked; links are not
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner) and not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
+                os.chmod(inner, 0o700)
+    shutil.rmtree(path)
 
 
 async def _release_some(transaction: Transaction) -> None:

@@ -6,18 +6,21 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 
-from mcp_server.agents.registry import AgentRegistry, built_in_agents
+from mcp_server.agents.registry import AgentRegistry, all_agents
+from mcp_server.approvals import Approvals
 from mcp_server.artifacts import Artifacts
 from mcp_server.attempts import Attempts
 from mcp_server.catalogue import Catalogue
 from mcp_server.clock import Clock, now_us
 from mcp_server.conversations import Conversations
-from mcp_server.delegation import Delegation
+from mcp_server.delegation import Delegation, waiting_reason
 from mcp_server.errors import InvalidError
 from mcp_server.events import Events
+from mcp_server.executor.expiry import Expiry
 from mcp_server.executor.worker import Adopted, Worker
 from mcp_server.keys import Deliveries, Keys
 from mcp_server.live import Live
@@ -52,6 +55,7 @@ class Runtime:
     search: Search
     catalogue: Catalogue
     tasks: Tasks
+    approvals: Approvals
     delegation: Delegation
     worker: Worker
     workspaces: Workspaces
@@ -76,23 +80,31 @@ async def open_runtime(
     events = Events(now)
     async with open_sqlite(home / STORE_FILE, events.publish) as database:
         workspaces = Workspaces(settings.workspaces)
-        registry = AgentRegistry(built_in_agents(settings, workspaces.roots))
+        registry = AgentRegistry(all_agents(settings, workspaces.roots))
         _check_agent_names(settings, registry)
         tasks = Tasks(database, events, now)
+        approvals = Approvals(
+            database, events, settings.approval_seconds, now, waiting_reason=partial(waiting_reason, registry)
+        )
+        artifacts = Artifacts(database, events, now)
         worker = Worker(
             registry=registry,
             attempts=Attempts(database, events, now),
+            approvals=approvals,
+            artifacts=artifacts,
             events=events,
             settings=settings,
             workspaces=workspaces,
             folder=make_private(home / "attempts"),
+            clones=make_private(home / "clones"),
             bell=make_private(socket_folder(home)) / "bell.sock",
             now=now,
         )
         async with anyio.create_task_group() as group:
             adopted = await worker.start(group)
             live = Live(events, group)
-            group.start_soon(Retention(database, settings.retention, now).run)
+            group.start_soon(Expiry(approvals, events, now).run)
+            group.start_soon(Retention(database, settings.retention, now, home / "clones").run)
             yield Runtime(
                 settings=settings,
                 now=now,
@@ -103,11 +115,12 @@ async def open_runtime(
                 sessions=Sessions(database, events, now),
                 conversations=Conversations(database, events, now),
                 memories=Memories(database, events, now),
-                artifacts=Artifacts(database, events, now),
+                artifacts=artifacts,
                 search=Search(database),
                 catalogue=Catalogue(database),
                 tasks=tasks,
-                delegation=Delegation(registry, workspaces, Policy(settings.policy), tasks, now),
+                approvals=approvals,
+                delegation=Delegation(registry, workspaces, Policy(settings.policy), tasks, approvals, now),
                 worker=worker,
                 workspaces=workspaces,
                 adopted=adopted,

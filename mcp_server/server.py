@@ -41,7 +41,9 @@ def task_tools(runtime: Runtime) -> TaskTools:
     """The task tools over `runtime`."""
     public_url = str(runtime.settings.public_url).rstrip("/") if runtime.settings.public_url else None
     progress = Progress(runtime.live, runtime.tasks, runtime.worker.attempts)
-    return TaskTools(runtime.tasks, runtime.delegation, runtime.worker, progress, runtime.now, public_url)
+    return TaskTools(
+        runtime.tasks, runtime.delegation, runtime.approvals, runtime.worker, progress, runtime.now, public_url
+    )
 
 
 def build_server(runtime: Runtime) -> MCPServer[None]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mcp_server.errors import InvalidError, UnavailableError
+from mcp_server.transports.service_file import LABEL, MARK, UNIT, agent_path, quoted, unit_path
 
-MARK = "Written by `offhand service install`"
-UNIT = "offhand.service"
-LABEL = "local.offhand"
 COMMAND_SECONDS = 30.0
 
 Commands = Sequence[tuple[str, ...]]
+
+RESET = ("systemctl", "--user", "reset-failed", UNIT)
+"""Without it, a service that has given up is refused for two minutes, and stays listed when its file is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class _Service:
     def run(self, commands: Commands) -> str:
         for command in commands:
             code, said = _output(command)
-            if code != 0:
+            if code != 0 and command != RESET:  # which fails where nothing is known of the unit
                 return f"`{' '.join(command)}` failed: {said.strip().splitlines()[-1] if said.strip() else code}."
         return ""
 
@@ -89,14 +90,12 @@ class Systemd(_Service):
     """A unit of the user's own systemd."""
 
     enable_commands: Commands = (("systemctl", "--user", "daemon-reload"), ("systemctl", "--user", "enable", UNIT))
-    start_commands: Commands = (*enable_commands, ("systemctl", "--user", "restart", UNIT))
+    start_commands: Commands = (*enable_commands, RESET, ("systemctl", "--user", "restart", UNIT))
     stop_commands: Commands = (("systemctl", "--user", "disable", "--now", UNIT),)
-    forget_commands: Commands = (("systemctl", "--user", "daemon-reload"),)
+    forget_commands: Commands = (("systemctl", "--user", "daemon-reload"), RESET)
 
     def __init__(self) -> None:
-        given = os.environ.get("XDG_CONFIG_HOME", "")
-        config = Path(given) if os.path.isabs(given) else Path.home() / ".config"
-        self.path = config / "systemd" / "user" / UNIT
+        self.path = unit_path()
 
     def text(self, setup: Setup) -> str:
         environment = "".join(f"Environment={_quoted(f'{k}={v}')}\n" for k, v in setup.environment.items())
@@ -133,7 +132,7 @@ class Launchd(_Service):
 
     def __init__(self) -> None:
         domain = f"gui/{os.getuid()}"
-        self.path = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
+        self.path = agent_path()
         self._target = f"{domain}/{LABEL}"
         self.enable_commands: Commands = (("launchctl", "enable", self._target),)
         self.start_commands: Commands = (*self.enable_commands, ("launchctl", "bootstrap", domain, str(self.path)))
@@ -202,11 +201,9 @@ def _unusable(text: str) -> InvalidError:
 
 
 def _quoted(text: str) -> str:
-    """As systemd reads it: quotes and backslashes escaped, `%` doubled."""
     if any(ord(character) < 32 for character in text):
         raise _unusable(text)
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{escaped}"'
+    return quoted(text)
 
 
 def _output(command: tuple[str, ...]) -> tuple[int, str]:

@@ -60,6 +60,26 @@ class RetentionSettings(BaseModel):
     """Clones of coding agents that nobody used for so long. Their branches stay in your repository."""
 
 
+class OutputFields(BaseModel):
+    """Where in the output of a `command` agent something stands: keys joined by dots, `result.text`, `choices.0.text`.
+
+    `success` may end with `=VALUE`: then it must have that value, else it must be true.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    answer: str | None = None
+    conversation: str | None = None
+    error: str | None = None
+    success: str | None = None
+    progress: str | None = None
+    model: str | None = None
+    turns: str | None = None
+    input_tokens: str | None = None
+    output_tokens: str | None = None
+    cost_usd: str | None = None
+
+
 class AgentSettings(BaseModel):
     """What the user sets for one agent, or a new agent: `[agents.NAME]`."""
 
@@ -72,6 +92,14 @@ class AgentSettings(BaseModel):
     """Its name on PATH, or its path."""
     args: tuple[str, ...] = ()
     """Further arguments; of a `command` agent all of them, as a template."""
+    continue_args: tuple[str, ...] | None = None
+    """Of a `command` agent that can go on with a conversation: its arguments then."""
+    output: Literal["text", "json", "jsonl"] = "text"
+    """What a `command` agent prints."""
+    fields: OutputFields = OutputFields()
+    """Where in the JSON of a `command` agent things stand."""
+    state: tuple[str, ...] = ()
+    """Files and folders in the home folder that the agent keeps its own things in, and must be able to write."""
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
     """Names of variables that this agent gets beside those of `pass_env` for all."""

@@ -23,7 +23,7 @@ from mcp_server.clock import iso
 from mcp_server.policy import require_scope
 from mcp_server.protocol import Context
 from mcp_server.runtime import Runtime
-from mcp_server.tasks import WAITING_REASONS, Status, Task, task_number
+from mcp_server.tasks import Status, Task, task_number
 from mcp_server.tools.door import call_result
 from mcp_server.tools.tasks import TaskTools
 from mcp_server.values import WAIT_LIMIT_SECONDS, missing
@@ -166,7 +166,8 @@ class TaskExtension(TaskWire):
     ) -> TaskHandle | HandlerResult:
         """A handle for work that is under way; else the answer, an error of the call included.
 
-        What waits for tomorrow, or for an agent to be installed, is no work to follow: it would be `working` for days.
+        What waits for tomorrow, for the user or for an agent to be installed, is no work to follow: it would be
+        `working` for days.
         """
         params.arguments = _with_short_wait(params.arguments or {})  # the tool is called with this very object
         result = await call_next(ctx)
@@ -174,16 +175,18 @@ class TaskExtension(TaskWire):
             return result
         answered: dict[str, Any] = result.structured_content
         task = await self._task(answered["id"])
-        plain = task.final or task.status == "scheduled" or task.reason in WAITING_REASONS
-        return self._result(task, created=answered["created"]) if plain else self._handle(task)
+        if task.settled:
+            return await self._result(task, created=answered["created"])
+        return await self._handle(task)
 
     async def detailed(self, task_id: str) -> dict[str, Any]:
         """The task as `tasks/get` and `notifications/tasks` show it. Raises NotFoundError, InvalidError."""
         task = await self._task(task_id)
-        handle = self._handle(task)
+        handle = await self._handle(task)
         if handle.status != "completed":
             return handle.wire()
-        return handle.wire() | {"result": self._result(task).model_dump(by_alias=True, mode="json", exclude_none=True)}
+        result = await self._result(task)
+        return handle.wire() | {"result": result.model_dump(by_alias=True, mode="json", exclude_none=True)}
 
     async def cancel(self, task_id: str) -> None:
         """As `update_task` cancels: the task is `working` until no process of it is alive."""
@@ -204,12 +207,13 @@ class TaskExtension(TaskWire):
             raise missing("task", "taskId", "Use the taskId of the handle.")
         return await self._runtime.tasks.get(task_id, "taskId")
 
-    def _handle(self, task: Task) -> TaskHandle:
-        said = self._tools.answer(task).content["say"]
+    async def _handle(self, task: Task) -> TaskHandle:
+        said = (await self._tools.answer(task)).content["say"]
         return TaskHandle(task.id, WIRE_STATUS[task.status], said, task.created_at, task.updated_at)
 
-    def _result(self, task: Task, *, created: bool | None = None) -> CallToolResult:
-        return call_result(self._tools.answer(task, created=created).content, is_error=task.status == "failed")
+    async def _result(self, task: Task, *, created: bool | None = None) -> CallToolResult:
+        answer = await self._tools.answer(task, created=created)
+        return call_result(answer.content, is_error=task.status == "failed")
 
 
 def declares_tasks(ctx: Context) -> bool:

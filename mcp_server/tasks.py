@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,18 +23,21 @@ FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     "scheduled": frozenset({"queued", "cancelled"}),
-    "waiting_approval": frozenset({"queued", "running", "cancelled"}),
+    "waiting_approval": frozenset({"queued", "scheduled", "cancelled"}),
     "queued": frozenset({"running", "cancelled"}),
     "running": frozenset({"completed", "failed", "cancelling", "scheduled", "queued", "waiting_approval"}),
     "cancelling": frozenset({"cancelled", "failed", "completed"}),
     "completed": frozenset(),
-    "failed": frozenset({"queued"}),
-    "cancelled": frozenset({"queued"}),
+    "failed": frozenset({"queued", "waiting_approval"}),
+    "cancelled": frozenset({"queued", "waiting_approval"}),
 }
 """Every change of state that there is. `failed` and `cancelled` leave only by a retry that the user asks for."""
 
 WAITING_REASONS = frozenset({"agent_not_installed"})
 """Reasons of a queued task for which no answer is to be expected soon."""
+
+Asking = Callable[[Transaction, "Task"], Awaitable[None]]
+"""Asks the user about a task, in the transaction that makes it `waiting_approval`."""
 
 NEWEST = 2**62
 PRIORITY_LIMIT = 1000
@@ -42,7 +45,11 @@ PRIORITY_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task as the store has it. Times are microseconds."""
+    """One task as the store has it. Times are microseconds.
+
+    `progress`: what its agent does now, in a few words; None where it does not say, and once it does nothing.
+    `contained`: it was allowed because what it changes stays in a place of its own, so only there may it run.
+    """
 
     number: int
     id: str
@@ -66,6 +73,8 @@ class Task:
     parent_id: str | None
     conversation_id: str
     result: Mapping[str, Any] | None
+    progress: str | None
+    contained: bool
     caller: Mapping[str, Any]
     created_at: int
     started_at: int | None
@@ -78,6 +87,7 @@ class Task:
         fields: dict[str, Any] = {name: row[name] for name in cls.__slots__}
         fields["params"] = json.loads(row["params"])
         fields["caller"] = json.loads(row["caller"])
+        fields["contained"] = bool(row["contained"])
         fields["result"] = json.loads(row["result"]) if row["result"] else None
         return cls(**fields)
 
@@ -98,7 +108,7 @@ class Task:
     def record(self) -> Row:
         """As doors show it."""
         names = ("id", "number", "agent", "status", "reason", "session_id", "task_type", "description", "params")
-        more = ("workspace", "priority", "lane", "attempt", "max_attempts", "timeout_seconds")
+        more = ("workspace", "priority", "lane", "attempt", "max_attempts", "timeout_seconds", "progress")
         return {
             **{name: getattr(self, name) for name in (*names, *more)},
             "working_dir": self.cwd,
@@ -132,6 +142,7 @@ class NewTask:
     run_after: int | None = None
     parent_id: str | None = None
     conversation_id: str | None = None
+    contained: bool = False
 
 
 class Tasks:
@@ -143,8 +154,10 @@ class Tasks:
         self._now = now
         self._make_id = make_id
 
-    async def create(self, new: NewTask, id: str | None = None) -> tuple[Task, bool]:
+    async def create(self, new: NewTask, id: str | None = None, asking: Asking | None = None) -> tuple[Task, bool]:
         """A new task, `queued` or `scheduled`; or the one that has this id and content already (then False).
+
+        With `asking` it is `waiting_approval` and the user is asked; `reason` and `run_after` wait with it.
 
         Raises:
             NotFoundError: there is no such session.
@@ -164,6 +177,8 @@ class Tasks:
                 return Task.of(existing), False
             now = self._now()
             status: Status = "scheduled" if new.run_after is not None and new.run_after > now else "queued"
+            if asking is not None:
+                status = "waiting_approval"
             row = await transaction.one(
                 "task_insert",
                 id=task_id,
@@ -175,6 +190,8 @@ class Tasks:
             assert row is not None
             await index_document(transaction, "task", row["number"])
             await record_event(self._events, transaction, Task.of(row), caller)
+            if asking is not None:
+                await asking(transaction, Task.of(row))
             return Task.of(row), True
 
         return await self._database.write(body)
@@ -227,6 +244,10 @@ class Tasks:
             for row in rows
         ]
 
+    async def has_state(self, conversation_id: str) -> bool:
+        """Whether an agent remembers something of this conversation that it could go on with."""
+        return await self._database.one("conversation_state", conversation_id=conversation_id) is not None
+
     async def cancel(self, task_id: str) -> Task:
         """Cancel what waits at once; what runs becomes `cancelling` until its processes are dead.
 
@@ -245,11 +266,18 @@ class Tasks:
         return await self._database.write(body)
 
     async def retry(
-        self, task_id: str, *, priority: int | None = None, lane: str | None = None, reason: str | None = None
+        self,
+        task_id: str,
+        *,
+        priority: int | None = None,
+        lane: str | None = None,
+        reason: str | None = None,
+        contained: bool = False,
+        asking: Asking | None = None,
     ) -> Task:
         """Queue a failed or cancelled task again, as further attempts of the same task; elsewhere in line if given.
 
-        `reason` says why it will wait, if that is known.
+        `reason` says why it will wait, if that is known. With `asking` it is `waiting_approval` and the user is asked.
 
         Raises:
             ConflictError: it is completed. One that waits or runs stays as it is.
@@ -268,9 +296,13 @@ class Tasks:
                 )
             if not task.final:
                 return task
-            await transaction.run("task_allow_attempts", number=number)
+            await transaction.run("task_allow_attempts", number=number, contained=contained)
             await self._set_queue(transaction, task, priority, lane)
-            return await move(self._events, transaction, task, "queued", reason, self._now(), caller)
+            if asking is None:
+                return await move(self._events, transaction, task, "queued", reason, self._now(), caller)
+            waiting = await move(self._events, transaction, task, "waiting_approval", None, self._now(), caller)
+            await asking(transaction, waiting)
+            return waiting
 
         return await self._database.write(body)
 
@@ -362,6 +394,8 @@ async def move(
 ) -> Task:
     """The one way from state to state: one statement with the old state in its WHERE, and its event.
 
+    A question to the user ends with the wait for its answer, and what was approved holds until a retry by hand.
+
     Raises:
         ConflictError: the table has no such transition, or the task moved on meanwhile (a late write).
     """
@@ -381,14 +415,23 @@ async def move(
     if row is None:
         raise ConflictError(f"Task {task.number} cannot go from {task.status} to {to_status}.", existing=task.record())
     moved = Task.of(row)
+    if task.status == "waiting_approval":
+        await transaction.run("approval_withdraw", task_number=task.number, now=now)
+    elif task.final:
+        await transaction.run("approval_lapse", task_number=task.number, now=now)
     await record_event(events, transaction, moved, caller)
     return moved
 
 
 async def record_event(
-    events: Events, transaction: Transaction, task: Task, caller: Caller | None, kind: str | None = None
+    events: Events,
+    transaction: Transaction,
+    task: Task,
+    caller: Caller | None,
+    kind: str | None = None,
+    **more: Any,
 ) -> None:
-    """Tell of a task's state, in the transaction that changed it."""
+    """Tell of a task's state, in the transaction that changed it. `more` becomes part of the event."""
     await events.append(
         transaction,
         kind or f"task.{task.status}",
@@ -399,6 +442,7 @@ async def record_event(
         agent=task.agent,
         reason=task.reason,
         attempt=task.attempt,
+        **more,
     )
 
 

@@ -13,6 +13,7 @@ from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
 from tests.hosting import hosted
 from tests.leftovers import descendants, keep_orphans, left_since
+from tests.no_agents import NO_CODING_AGENTS
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +53,10 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(home: Path, workspace: Path) -> Settings:
-    """The defaults, with the workspace `work`, on a free port."""
-    return Settings(home=home, workspaces={"work": workspace}, port=0)
+    """The defaults, with the workspace `work`, on a free port, without coding agents."""
+    return Settings.model_validate(
+        {"home": home, "workspaces": {"work": workspace}, "port": 0, "agents": NO_CODING_AGENTS}
+    )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from mcp_server import git_reading
 from mcp_server.agent import (
     Availability,
     Checked,
@@ -25,7 +26,7 @@ from mcp_server.agent import (
     resolve_program,
     task_environment,
 )
-from mcp_server.agents import git_reading, git_refused, git_speech
+from mcp_server.agents import git_refused, git_speech
 from mcp_server.agents.git_refused import GitCommand
 from mcp_server.agents.git_repository import Repository, look_around
 from mcp_server.agents.params import command_from

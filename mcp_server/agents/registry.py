@@ -1,4 +1,4 @@
-"""Which agents there are. Adding one is a line in `built_in_agents`."""
+"""Which agents there are. Adding one of ours is a line in `all_agents`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mcp_server.agent import Agent
-from mcp_server.agents.coding import KNOWN, CodingAgent
+from mcp_server.agents.declared import coding_agents
 from mcp_server.agents.echo import EchoAgent
+from mcp_server.agents.files import FilesAgent
 from mcp_server.agents.git import GitAgent
+from mcp_server.agents.plugins import plugin_agents
 from mcp_server.agents.shell import ShellAgent
 from mcp_server.errors import InvalidError
 from mcp_server.settings import Settings
 
 
-def built_in_agents(settings: Settings, workspaces: Callable[[], Iterable[Path]]) -> tuple[Agent, ...]:
-    """The agents of this version. `workspaces` gives the resolved folders at the time of asking."""
-    return (
+def all_agents(settings: Settings, workspaces: Callable[[], Iterable[Path]]) -> tuple[Agent, ...]:
+    """Ours, those of the settings, and those of plugins. `workspaces` gives the resolved folders at the time of asking.
+
+    Raises:
+        InvalidError: the settings of an agent cannot be used.
+    """
+    simple: tuple[Agent, ...] = (
         GitAgent(settings.pass_env, workspaces),
         ShellAgent(settings.pass_env, workspaces),
+        FilesAgent(),
         EchoAgent(),
-        *(CodingAgent(known, settings) for known in KNOWN),
     )
+    coding = coding_agents(settings, workspaces, [agent.name for agent in simple])
+    ours = (*simple, *coding)
+    return (*ours, *plugin_agents(settings, [agent.name for agent in ours]))
 
 
 class AgentRegistry:

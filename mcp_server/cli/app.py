@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from mcp_server.cli.approvals import approvals, approve, deny
 from mcp_server.cli.doctor import doctor
 from mcp_server.cli.keys import key
 from mcp_server.cli.limits import limit
@@ -37,7 +38,7 @@ def mcp() -> None:
     raise AssertionError("handled before click is imported")  # pragma: no cover
 
 
-for command in (serve, stop, status, setup, key, workspace, limit, service, doctor):
+for command in (serve, stop, status, approvals, approve, deny, setup, key, workspace, limit, service, doctor):
     offhand.add_command(command)
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
-from mcp_server.agents.registry import AgentRegistry, built_in_agents
+from mcp_server.agent import Availability
+from mcp_server.agents.isolation import sandbox_line
+from mcp_server.agents.registry import AgentRegistry, all_agents
 from mcp_server.errors import OffhandError
 from mcp_server.executor.attempt_folder import can_contain, compiled_supervisor
 from mcp_server.paths import home_folder, read_server_file
@@ -109,15 +111,24 @@ def _facts() -> dict[str, Any]:
     where = home if home.exists() else Path.home()
     facts["room"] = f"{shutil.disk_usage(where).free / MIB / 1024:.1f} GiB free"
     facts["workspaces"] = ", ".join(settings.workspaces) or "none: offhand workspace add NAME PATH"
-    registry = AgentRegistry(built_in_agents(settings, lambda: tuple(settings.workspaces.values())))
+    try:
+        registry = AgentRegistry(all_agents(settings, lambda: tuple(settings.workspaces.values())))
+    except OffhandError as error:
+        return facts | {"settings": error.message}
     for agent in registry:
-        available = agent.availability()
-        facts[agent.name] = (available.version or "ready") if available.installed else available.missing
+        agent.look()
+        facts[agent.name] = _readiness(agent.availability())
+    facts["sandbox"] = sandbox_line(settings)
     facts["memory limit"] = memory_limit(settings.memory_limit_mb, sys.platform)
     with tempfile.TemporaryDirectory() as folder:
         contained = can_contain(compiled_supervisor(Path(folder)))
     facts["pid namespaces"] = "yes" if contained else "no: what slips out of a task cannot always be found"
     return facts
+
+
+def _readiness(found: Availability) -> str:
+    known = (found.version or "ready") if found.ready else found.missing
+    return " ".join([f"{known}." if found.notes and found.ready else known, *found.notes])
 
 
 def memory_limit(limit_mb: int | None, system: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mcp_server.agents.registry import AgentRegistry, built_in_agents
+from mcp_server.agents.registry import AgentRegistry, all_agents
 from mcp_server.cli.running import as_json_option, ask_server
 from mcp_server.executor.limits import Limits, check_limit
 from mcp_server.paths import home_folder, make_private
@@ -30,7 +30,7 @@ def limit(agent: str | None, number: str | None, as_json: bool) -> None:
     if agent is not None and agent.isdecimal() and number is None:
         agent, number = None, agent
     if agent is not None:
-        AgentRegistry(built_in_agents(load_settings(), list)).get(agent)
+        AgentRegistry(all_agents(load_settings(), list)).get(agent)
     changes = number is not None
     shown = _change(agent, _number(agent, number)) if number is not None else _show()
     if agent is not None:
@@ -70,7 +70,7 @@ def _from_settings() -> dict[str, Any]:
     """What the next server will do."""
     settings = load_settings()
     limits = Limits(settings.limit, settings.limits)
-    agents = built_in_agents(load_settings(), list)
+    agents = all_agents(settings, list)
     items = [{"name": agent.name, "limit": limits.of(agent), "set": limits.own(agent)} for agent in agents]
     return {"limit": limits.overall, "items": items}
 

@@ -16,6 +16,8 @@ from mcp_server.paths import default_home_path, home_folder, make_private
 from mcp_server.services import Service, Setup, service_of
 from mcp_server.settings import Settings
 
+HAND_OVER = "offhand stop && offhand service install"
+
 
 @click.group()
 def service() -> None:
@@ -133,7 +135,7 @@ def _start(found: Service, changed: bool) -> None:
         return
     if running is not None and other:
         click.echo(f"A server runs already (process {running['pid']}). To hand over to the service:")
-        click.echo(f"  offhand stop && {' '.join(found.start_commands[-1])}")
+        click.echo(f"  {HAND_OVER}")
     else:
         click.echo("The service runs. It comes back after a crash, and when you log in.")
     if hint := found.boot_hint():
@@ -150,6 +152,8 @@ def _told(found: Service, facts: dict[str, Any]) -> list[str]:
             lines.append("The system cannot be asked about it here.")
         else:
             lines.append(f"It is {facts['active']}, and {facts['enabled']}.")
+        if facts["active"] == "failed":
+            lines.append(f"It has given up. To have it serve: {HAND_OVER}")
     server = facts["server"]
     if server is None:
         lines.append("No server runs.")

@@ -1,19 +1,28 @@
-"""The driver's process: a place to work, the agent at work in it, and its work kept. Always ends with an `end` record."""
+"""The driver's process: a place to work, the agent at work in it, its work kept. Always ends with an `end` record."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import os
 import signal
 import sys
-import traceback
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from mcp_server.drivers import acp, claude_code, clone, codex, command
+from mcp_server.drivers import clone
+from mcp_server.drivers.clone import WorkPlace
 from mcp_server.drivers.job import Job
 from mcp_server.drivers.records import RECORDS_VARIABLE, End, Records
+
+COOKIE_VARIABLE = "OFFHAND_ATTEMPT"
+"""By it the supervisor knows what belongs to the attempt, so the agent carries it too."""
+
+logger = logging.getLogger(__name__)
+
+INTERNAL = "Something went wrong in Offhand itself; the error output of the task says what."
 
 
 class Driver(Protocol):
@@ -28,41 +37,97 @@ class Driver(Protocol):
         ...
 
 
-DRIVERS: dict[str, Driver] = {
-    "claude_code": claude_code.drive,
-    "codex": codex.drive,
-    "acp": acp.drive,
-    "command": command.drive,
-}
+DRIVERS = ("acp", "claude_code", "codex", "command")
+"""The modules beside this one that have a `drive`."""
+
+
+def driver_of(name: str) -> Driver:
+    """The driver of that name.
+
+    It is imported only now: the library of one protocol takes half a second, for which the others need not wait.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in DRIVERS:
+        raise ValueError(f"there is no driver {name!r}")
+    return import_module(f"mcp_server.drivers.{name}").drive
 
 
 def main() -> None:
     """Read the job, do it, leave. The exit code says nothing: the records do."""
     records = Records(Path(os.environ.pop(RECORDS_VARIABLE)))
-    job = Job.from_json(sys.stdin.buffer.read())
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_main(job, records))
+    try:
+        job = Job.from_json(sys.stdin.buffer.read())
+    except (ValueError, TypeError, KeyError):
+        logger.exception("the job cannot be read")
+        records.end(End(outcome="failed", text=INTERNAL, reason="internal"))
+        return
+    cookie = os.environ.get(COOKIE_VARIABLE)
+    if cookie is not None:
+        job = replace(job, env={**job.env, COOKIE_VARIABLE: cookie})
+    asyncio.run(_main(job, records))
 
 
 async def _main(job: Job, records: Records) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    records.end(await _end(job, records))
+    working = asyncio.create_task(do(job, records))
+    told = False
+
+    def stop() -> None:
+        nonlocal told
+        # Once: a second signal would cut short how the agent is ended.
+        if not told:
+            told = True
+            working.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await asyncio.wait([working])
+    if working.cancelled():
+        records.end(End(outcome="failed", text="It was told to stop.", reason="signal", may_pass=True))
+    else:
+        records.end(working.result())
 
 
-async def _end(job: Job, records: Records) -> End:
+async def do(job: Job, records: Records) -> End:
+    """One attempt from place to work. Every failure becomes an `End`; only a cancel is raised.
+
+    What the agent did is kept however it ended; after a cancel it is still in the clone.
+    """
     try:
         place = await clone.prepare(job, records)
-        end = await DRIVERS[job.driver](job, place.folder, records)
-        await clone.keep(job, place, records)
-        return end
-    except clone.PlaceError as error:
-        return End(outcome="failed", text=str(error), reason="workspace")
-    except OSError as error:
-        return End(outcome="failed", text=f"{job.title} could not be started: {error}", reason="spawn_failed")
+    except (clone.PlaceError, OSError) as error:
+        return End(outcome="failed", text=f"There is no place to work in: {error}", say=str(error), reason="workspace")
     except Exception:
-        traceback.print_exc()
-        text = "Something went wrong in Offhand itself; the error output of the task says what."
-        return End(outcome="failed", text=text, reason="internal")
+        logger.exception("the place to work could not be made")
+        return End(outcome="failed", text=INTERNAL, reason="internal")
+    return await _kept(job, place, records, await _worked(job, place, records))
+
+
+async def _worked(job: Job, place: WorkPlace, records: Records) -> End:
+    try:
+        return await driver_of(job.driver)(job, place.folder, records)
+    except OSError as error:
+        logger.exception("the agent could not be run")
+        return End(outcome="failed", text=f"{job.title} could not be run: {error}", reason="spawn_failed")
+    except Exception:
+        logger.exception("the driver failed")
+        return End(outcome="failed", text=INTERNAL, reason="internal")
+
+
+async def _kept(job: Job, place: WorkPlace, records: Records, end: End) -> End:
+    """`end`, once the work is kept; where it cannot be, work that was completed is none."""
+    try:
+        await clone.keep(job, place, records)
+    except (clone.PlaceError, OSError) as error:
+        trouble = f"The work could not be brought back: {error}"
+    except Exception:
+        logger.exception("the work could not be kept")
+        trouble = INTERNAL
+    else:
+        return end
+    records.progress(trouble)
+    text = f"{end.text}\n\n{trouble}" if end.text else trouble
+    if end.outcome == "completed":
+        return replace(end, outcome="failed", text=text, say=trouble, reason="work_not_kept")
+    return replace(end, text=text)

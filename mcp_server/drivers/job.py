@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Profile = Literal["review", "edit", "full"]
 PROFILES: tuple[Profile, ...] = ("review", "edit", "full")
-"""`review` reads only; `edit` edits in its clone and runs the project's own commands; `full` does all without asking."""
+"""`review` reads only; `edit` edits in its clone and runs the project's own commands; `full` does all, unasked."""
 
 Decision = Literal["allow", "ask", "deny"]
 
@@ -26,7 +26,10 @@ class Sandbox:
     strict: bool = False
     hidden: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
-    """Beside the place of work: the agent's own state, such as ~/.claude. Those that do not exist are left out."""
+    """Beside the place of work: the agent's own state, such as ~/.claude. Folders are made where they are missing; of
+    files a copy is written."""
+    readonly: tuple[str, ...] = ()
+    """What of `writable` stays as it is, such as settings and hooks that also hold outside of the sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,12 @@ class CommandRule:
 class Job:
     """One attempt of a coding agent.
 
+    `workspace`: the folder above which no repository is looked for; None: anywhere.
     `program` is the argv that starts the agent, `program[0]` an absolute path; `arguments` are the user's further ones.
     `env` is the agent's whole environment. `folder` is where the caller wants the work done, in the user's repository.
     `clone`: where the clone is or shall be; None: work in `folder` itself. `branch` is the branch in the clone,
     `base` what it starts from: a branch's name, `pull/7`, or None for HEAD. `slug` are words for a new branch's name.
+    `earlier` holds the messages and answers of the conversation before, for an agent that has lost it.
     `state` is what earlier attempts and tasks of the same conversation left by `state` records. `granted` are the
     fingerprints of actions that the user approved for this task. `interrupted`: an earlier attempt of this very task
     had begun to work. `max_cost_usd` and `max_turns` hold for this attempt.
@@ -66,8 +71,10 @@ class Job:
     max_turns: int | None = None
     max_cost_usd: float | None = None
     folder: str
+    workspace: str | None = None
     clone: str | None = None
     base: str | None = None
+    earlier: tuple[str, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     granted: tuple[str, ...] = ()
     interrupted: bool = False
@@ -83,10 +90,10 @@ class Job:
         """As the server wrote it; both are of one release, so nothing is checked."""
         fields: dict[str, Any] = json.loads(text)
         sandbox: dict[str, Any] = fields["sandbox"]
-        for name in ("hidden", "writable"):
+        for name in ("hidden", "writable", "readonly"):
             sandbox[name] = tuple(sandbox[name])
         fields["sandbox"] = Sandbox(**sandbox)
         fields["rules"] = tuple(CommandRule(tuple(rule["command"]), rule["decision"]) for rule in fields["rules"])
-        for name in ("program", "arguments", "granted"):
+        for name in ("program", "arguments", "earlier", "granted"):
             fields[name] = tuple(fields[name])
         return cls(**fields)

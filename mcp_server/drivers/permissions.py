@@ -1,43 +1,20 @@
-"""Whether an agent may use a tool: by the profile of its task, the user's rules, and what the user approved already.
+"""Whether an agent may use a tool: by the user's rules, what the user approved already, and the profile of the task.
 
-Commands are judged as an argument vector. What a shell would expand or join is no plain command: it is asked about.
+Commands are judged as an argument vector (`commands.py`). What a shell would expand or join is no plain command: it is
+asked about.
 """
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcp_server.drivers.commands import is_inside, is_of_git, is_of_the_project, matches, only_reads
+from mcp_server.drivers.commands import plain_command as plain_command
 from mcp_server.drivers.job import Decision, Job
 from mcp_server.fingerprint import fingerprint
-
-READING_COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("ls", "*"),
-    ("pwd",),
-    ("cat", "*"),
-    ("head", "*"),
-    ("tail", "*"),
-    ("wc", "*"),
-    ("grep", "*"),
-    ("git", "status", "*"),
-    ("git", "log", "*"),
-    ("git", "show", "*"),
-    ("git", "diff", "*"),
-)
-PROJECT_COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("make", "*"),
-    ("pytest", "*"),
-    ("python", "-m", "pytest", "*"),
-    ("npm", "test", "*"),
-    ("npm", "run", "*"),
-    ("cargo", "*"),
-    ("go", "*"),
-)
-_SHELL_SYNTAX = re.compile(r"[\n\r;&|<>`$(){}*?\[\]~!#\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,48 +38,39 @@ class ToolRequest:
         return action | ({"argv": list(self.argv)} if self.argv is not None else {})
 
 
-def plain_command(line: str) -> tuple[str, ...] | None:
-    """The argument vector of a command line that a shell would neither expand nor split; else None."""
-    if _SHELL_SYNTAX.search(line):
-        return None
-    try:
-        return tuple(shlex.split(line)) or None
-    except ValueError:
-        return None
-
-
 def decide(job: Job, request: ToolRequest, place: Path) -> Decision:
-    """What holds for this use of a tool in `place`, where the task works."""
+    """What holds for this use of a tool in `place`, where the task works.
+
+    What the user approved comes first, then the user's rules about commands, the first that matches; then the profile:
+    `full` may do all, `review` may read in its place and gets no for everything else, `edit` may also edit there and
+    run the project's own commands, and for everything else the user is asked.
+    """
     if fingerprint(request.action(job)) in job.granted:
         return "allow"
     if request.argv is not None:
         for rule in job.rules:
             if matches(rule.command, request.argv):
                 return rule.decision
-    inside = all(Path(path).is_relative_to(place) for path in request.paths)
-    if job.profile == "full":
-        return "allow"
-    if request.kind == "read" and inside:
-        return "allow"
-    if request.kind == "command" and request.argv is not None and _listed(READING_COMMANDS, request.argv):
+    if job.profile == "full" or _reads(job, request, str(place)):
         return "allow"
     if job.profile == "review":
         return "deny"
-    if request.kind == "edit" and inside:
-        return "allow"
-    if request.kind == "command" and request.argv is not None and _listed(PROJECT_COMMANDS, request.argv):
-        return "allow"
-    return "ask"
+    return "allow" if _works(job, request, str(place)) else "ask"
 
 
-def matches(pattern: Sequence[str], argv: Sequence[str]) -> bool:
-    """A last `*` stands for any rest, also for none; any other `*` for exactly one argument. As in `policy.py`."""
-    open_ended = pattern[-1] == "*"
-    head = pattern[:-1] if open_ended else pattern
-    if len(argv) < len(head) or (not open_ended and len(argv) != len(head)):
+def _reads(job: Job, request: ToolRequest, place: str) -> bool:
+    if request.kind == "read":
+        return all(is_inside(path, request.cwd, place) for path in request.paths)
+    if request.kind != "command" or request.argv is None or not is_inside("", request.cwd, place):
         return False
-    return all(wanted in ("*", given) for wanted, given in zip(head, argv, strict=False))
+    return only_reads(request.argv, request.cwd, place, own_clone=job.clone is not None)
 
 
-def _listed(patterns: Sequence[Sequence[str]], argv: Sequence[str]) -> bool:
-    return any(matches(pattern, argv) for pattern in patterns)
+def _works(job: Job, request: ToolRequest, place: str) -> bool:
+    if request.kind == "edit":
+        paths = request.paths
+        inside = all(is_inside(path, request.cwd, place) for path in paths)
+        return bool(paths) and inside and not any(is_of_git(path, request.cwd) for path in paths)
+    if request.kind != "command" or request.argv is None or not is_inside("", request.cwd, place):
+        return False
+    return is_of_the_project(request.argv, request.cwd, place, own_clone=job.clone is not None)

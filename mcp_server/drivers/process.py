@@ -14,6 +14,7 @@ LINE_LIMIT_BYTES = 64 * 1024 * 1024
 STDERR_KEPT_BYTES = 16 * 1024
 CHUNK_BYTES = 256 * 1024
 EXIT_SECONDS = 5.0
+STDERR_SECONDS = 1.0
 
 
 class AgentProcess:
@@ -22,6 +23,7 @@ class AgentProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._stderr = bytearray()
+        self._stderr_ended = asyncio.Event()
         self.dropped_lines = 0
 
     @property
@@ -53,6 +55,12 @@ class AgentProcess:
         if buffer.strip() and not too_long:
             yield bytes(buffer)
 
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """stdout as it comes; instead of `lines`."""
+        assert self._process.stdout is not None
+        while chunk := await self._process.stdout.read(CHUNK_BYTES):
+            yield chunk
+
     async def send(self, text: str) -> None:
         """Write to its stdin. One that has closed it is not told, and will end by itself."""
         assert self._process.stdin is not None
@@ -66,8 +74,11 @@ class AgentProcess:
         self._process.stdin.close()
 
     async def wait(self) -> int:
-        """Its exit code, when it has ended."""
-        return await self._process.wait()
+        """Its exit code, when it has ended and its stderr was read. What it left behind may hold that open for long."""
+        code = await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stderr_ended.wait(), STDERR_SECONDS)
+        return code
 
     async def keep_stderr(self) -> None:
         """Read stderr to its end; run beside everything else."""
@@ -75,6 +86,7 @@ class AgentProcess:
         while chunk := await self._process.stderr.read(CHUNK_BYTES):
             self._stderr += chunk
             del self._stderr[:-STDERR_KEPT_BYTES]
+        self._stderr_ended.set()
 
     async def stop(self) -> None:
         """TERM, and KILL after some seconds. What it leaves behind is the supervisor's."""

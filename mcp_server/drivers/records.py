@@ -1,13 +1,14 @@
 """What a driver writes down while its agent works: one JSON object per line, in a file of the attempt's folder.
 
-| record | fields |
-| --- | --- |
-| `progress` | `say`: what the agent does now, a few words ("editing src/app.py") |
-| `state` | `state`: object; merged into what the conversation remembers for its next attempt or task |
-| `usage` | of this attempt so far, the latest counts: `model`, `turns`, `input_tokens`, `output_tokens`, `cost_usd` (None: unknown) |
-| `denied` | `tool`, `input` (shortened), `why`: a use of a tool that was not allowed |
-| `work` | `branch`, `base`, `commit`, `files` ([{path, change, insertions, deletions}]), `diff` (a file's name beside this one), `dirty` |
-| `end` | the last one: see `End` |
+- `progress`: `say`, what the agent does now, a few words ("editing src/app.py")
+- `state`: `state`, an object that is merged into what the conversation remembers for its next attempt or task. All
+  drivers have `session`, the agent's own name for the conversation, and `task`, the id of the task it was told last
+- `usage`, of this attempt so far, the latest counts: `model`, `turns`, `input_tokens`, `output_tokens`, `cost_usd`
+  (None: unknown)
+- `denied`: a use of a tool that was not allowed: `tool`, `input` (shortened), `why`
+- `work`: `branch`, `base`, `commit`, `files` (a list of `path`, `change`, `insertions`, `deletions`), `diff` (the name
+  of a file beside this one), `dirty`
+- `end`, the last one: see `End`
 
 The same things go to stdout as plain lines, for people. The file is the driver's own: the agent has no handle on it.
 """
@@ -86,7 +87,7 @@ class Records:
             self.line(say)
 
     def state(self, **state: Any) -> None:
-        """Remember something for the next attempt or task of this conversation. Synced: a session's name must not be lost."""
+        """Remember something for the next attempt or task of this conversation. Synced, so that it is not lost."""
         self._write("state", {"state": state})
         os.fsync(self._fd)
 
@@ -125,7 +126,8 @@ class Records:
 
     def line(self, text: str) -> None:
         """A line for people alone."""
-        self._stdout.write(f"{text}\n")
+        # Agents may send halves of characters, which no stream takes.
+        self._stdout.write(f"{text.encode(errors='replace').decode()}\n")
         self._stdout.flush()
 
     def _write(self, kind: str, fields: Mapping[str, Any]) -> None:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, cast
 
 from mcp_server.agent import Agent, Exit, Outcome, WorkOrder
+from mcp_server.agents.coding_report import report_of
 from mcp_server.attempts import Ending
 from mcp_server.executor.attempt_folder import AttemptFolder, OutputName, Status
 from mcp_server.tasks import Task
 
 TAIL_LIMIT_BYTES = 16 * 1024
 """Of each stream in a result. The rest is read with get_task from an offset."""
+
+REPORTED_LIMIT_BYTES = 64 * 1024
+"""Of each field that an agent reports beside its answer: a list is cut, and it is said how many are left out."""
+
+USED = ("turns", "input_tokens", "output_tokens", "cost_usd")
+"""What a result adds up over all attempts."""
+
+QuotaAt = Callable[[float | None], int]
+"""When to go on (microseconds) where the agent says this of its quota (seconds since 1970, None: nothing)."""
 
 UNPROVEN = "Whether all of its processes ended could not be proven."
 PROVEN = "Nothing of it is running."
@@ -40,7 +52,15 @@ def tail(folder: AttemptFolder, stream: OutputName, size: int, limit: int) -> Ta
 
 
 def ending_of(
-    task: Task, agent: Agent, order: WorkOrder, folder: AttemptFolder, status: Status, retry_at: int | None
+    task: Task,
+    agent: Agent,
+    order: WorkOrder,
+    folder: AttemptFolder,
+    status: Status,
+    retry_at: int | None,
+    *,
+    records: tuple[Mapping[str, Any], ...] = (),
+    quota_at: QuotaAt | None = None,
 ) -> Ending:
     """The end of an attempt whose supervisor left a status. `retry_at`: when to try again if that may help."""
     stdout = tail(folder, "stdout", status.stdout_bytes, JUDGED_LIMIT_BYTES)
@@ -53,6 +73,7 @@ def ending_of(
         stderr=stderr.text,
         truncated=bool(stdout.offset or stderr.offset or status.stdout_dropped or status.stderr_dropped),
         error=status.error,
+        records=records,
     )
     outcome = _judged(task, agent, order, ended, status)
     details = {
@@ -71,6 +92,8 @@ def ending_of(
             say="Processes of the task could not be stopped. Look at it on your machine.",
             reason="stop_failed",
         )
+    if outcome.pause is not None:
+        return _paused(outcome, _result(folder, status, outcome), status, details, quota_at)
     again = retry_at if outcome.may_pass and not outcome.completed else None
     cancelled = status.outcome == "cancelled" and not status.survivors
     return Ending(
@@ -81,6 +104,49 @@ def ending_of(
         retry_at=again,
         details=details,
     )
+
+
+def reported(
+    ending: Ending, records: tuple[Mapping[str, Any], ...], earlier: Iterable[Mapping[str, Any]], **more: Any
+) -> Ending:
+    """The same with what the agent reported, however it ended. What was used counts from the first attempt on."""
+    report, earlier = report_of(records), list(earlier)
+    if not report and not earlier and not more:
+        return ending
+    total: dict[str, Any] = {}
+    for name in USED:
+        counts = [each[name] for each in (*earlier, report) if each.get(name) is not None]
+        total |= {name: sum(counts)} if counts else {}
+    result = _shortened(report | dict(ending.result) | total | more)
+    return replace(ending, result=result, details=dict(ending.details) | {"report": _shortened(report)})
+
+
+def _shortened(fields: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, list):
+            items = cast(list[Any], value)
+            sizes = accumulate(len(json.dumps(item)) for item in items)
+            count = sum(1 for size in sizes if size <= REPORTED_LIMIT_BYTES)
+            kept[name] = items[:count]
+            if count < len(items):
+                kept[f"{name}_left_out"] = len(items) - count
+        elif len(json.dumps(value)) <= REPORTED_LIMIT_BYTES or name in ("text", "stdout", "stderr", "say"):
+            kept[name] = value
+    return kept
+
+
+def _paused(
+    outcome: Outcome, result: Mapping[str, Any], status: Status, details: Mapping[str, Any], quota_at: QuotaAt | None
+) -> Ending:
+    """The end of an attempt that is not the end of its task."""
+    pause = outcome.pause
+    assert pause is not None
+    ending = Ending("interrupted", "asks", result, returncode=status.returncode, details=details, pause="asks")
+    if pause.ask is not None:
+        return replace(ending, ask=pause.ask)
+    assert quota_at is not None
+    return replace(ending, reason="quota", pause="quota", retry_at=quota_at(pause.until))
 
 
 def failed(text: str, say: str, reason: str, retry_at: int | None = None) -> Ending:

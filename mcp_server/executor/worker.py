@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ import anyio.abc
 
 from mcp_server.agent import Agent
 from mcp_server.agents.registry import AgentRegistry
+from mcp_server.approvals import Approvals
+from mcp_server.artifacts import Artifacts
 from mcp_server.attempts import Attempts
 from mcp_server.callers import current_caller
 from mcp_server.clock import MICROSECONDS, Clock
@@ -25,6 +28,7 @@ from mcp_server.errors import ConflictError, InvalidError, NotFoundError, Offhan
 from mcp_server.events import Events
 from mcp_server.executor.attempt import AttemptRun, Workshop
 from mcp_server.executor.attempt_folder import AttemptFolder, can_contain, compiled_supervisor
+from mcp_server.executor.diffs import Diffs
 from mcp_server.executor.limits import Limits, check_limit
 from mcp_server.executor.results import failed
 from mcp_server.release import release
@@ -54,6 +58,9 @@ CLOCK_LOOK_SECONDS = 30.0
 clock that was set."""
 
 SWEEP_LOOK_SECONDS = 0.1
+
+AGENT_LOOK_SECONDS = 60.0
+"""How often it is found out whether an agent is there."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,19 +96,25 @@ class Worker:
         *,
         registry: AgentRegistry,
         attempts: Attempts,
+        approvals: Approvals,
+        artifacts: Artifacts,
         events: Events,
         settings: Settings,
         workspaces: Workspaces,
         folder: Path,
+        clones: Path,
         bell: Path,
         now: Clock,
     ) -> None:
         self.attempts = attempts
+        self._approvals = approvals
+        self._diffs = Diffs(artifacts)
         self._registry = registry
         self._events = events
         self._settings = settings
         self._workspaces = workspaces
         self._folder = folder
+        self._clones = clones
         self._bell = bell
         self._now = now
         self.limits = Limits(settings.limit, settings.limits)
@@ -119,7 +132,17 @@ class Worker:
         supervisor = await asyncio.to_thread(compiled_supervisor, self._folder)
         namespaces: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._shop = Workshop(
-            self.attempts, self._settings, self._workspaces, self._folder, supervisor, self._bell, self._now, namespaces
+            attempts=self.attempts,
+            approvals=self._approvals,
+            diffs=self._diffs,
+            settings=self._settings,
+            workspaces=self._workspaces,
+            folder=self._folder,
+            clones=self._clones,
+            supervisor=supervisor,
+            bell=self._bell,
+            now=self._now,
+            pid_namespaces=namespaces,
         )
         group.start_soon(self._look_for_namespaces, supervisor, namespaces)
         self._events.listen(self._hear)
@@ -128,7 +151,30 @@ class Worker:
         adopted = await self._adopt(group)
         await self._tell_of_the_start(adopted)
         group.start_soon(self._work, group)
+        for agent in self._registry:
+            group.start_soon(self._watch, agent)
         return adopted
+
+    async def _watch(self, agent: Agent) -> None:
+        """Find out now and then whether an agent is there: what is queued for it begins, or says that it waits."""
+        ready: bool | None = None
+        while True:
+            try:
+                await _looked(agent)
+                if agent.availability().ready != ready:
+                    before, ready = ready, agent.availability().ready
+                    await self._tell_of(agent, ready, anew=before is None)
+            except Exception:  # a fault in one agent is not another's; the next look tries again
+                logger.exception("whether %s is there could not be found out", agent.name)
+            await asyncio.sleep(AGENT_LOOK_SECONDS)
+
+    async def _tell_of(self, agent: Agent, ready: bool, *, anew: bool) -> None:
+        self._wake.set()
+        if not anew:
+            kind = "agent.appeared" if ready else "agent.disappeared"
+            logger.info("%s: %s", kind, agent.title)
+            await self.attempts.tell(kind, f"agent://{agent.name}", None, agent=agent.name)
+        await self.attempts.set_installed(agent.name, ready)
 
     async def _tell_of_the_start(self, adopted: Adopted) -> None:
         found = asdict(adopted)
@@ -198,8 +244,10 @@ class Worker:
             "title": agent.title,
             "description": agent.description,
             "installed": available.installed,
+            "ready": available.ready,
             "version": available.version,
             "missing": available.missing or None,
+            "notes": list(available.notes),
             "continues": agent.continues,
             "needs_workspace": agent.needs_workspace,
             "limit": self.limits.of(agent),
@@ -229,10 +277,10 @@ class Worker:
         while True:
             self._wake.clear()
             pause: float | None = TROUBLE_SECONDS
-            installed = [agent.name for agent in self._registry if agent.availability().installed]
+            ready = [agent.name for agent in self._registry if agent.availability().ready]
             try:
-                due = await self.attempts.promote_due(installed)
-                while free := self._free(installed):
+                due = await self.attempts.promote_due(ready)
+                while free := self._free(ready):
                     task = await self.attempts.claim(free)
                     if task is None:
                         break
@@ -246,12 +294,12 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
 
-    def _free(self, installed: list[str]) -> list[str]:
-        """The installed agents that may take another task now."""
+    def _free(self, ready: list[str]) -> list[str]:
+        """Those of the agents that may take another task now."""
         if self.draining or len(self._runs) >= self.limits.overall:
             return []
         running = Counter(run.task.agent for run in self._runs.values())
-        return [name for name in installed if running[name] < self.limits.of(self._registry.get(name))]
+        return [name for name in ready if running[name] < self.limits.of(self._registry.get(name))]
 
     def _begin(self, group: anyio.abc.TaskGroup, task: Task, *, adopt: bool = False) -> None:
         assert self._shop is not None
@@ -339,6 +387,32 @@ class Worker:
                 run = self._runs.get(int(number)) if number.isdigit() else None
                 if run is not None:
                     run.changed.set()
+
+
+async def _looked(agent: Agent) -> None:
+    """Let the agent look, in a thread that nobody waits for when the server ends."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def look() -> None:
+        error = None
+        try:
+            agent.look()
+        except Exception as found:  # noqa: BLE001  # told to whoever waits
+            error = found
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=look, name=f"look-{agent.name}", daemon=True).start()
+    await done
 
 
 def _state_of(folder: AttemptFolder) -> str:

@@ -58,7 +58,9 @@ class Reader:
                 return await runtime.memories.get(address.id)
             case "task":
                 task = await runtime.tasks.get(address.id, "uri")
-                return task.record() | {"attempts": await runtime.tasks.attempts(task)}
+                waits = await runtime.approvals.pending_of(task) if task.status == "waiting_approval" else None
+                approval = {"approval": waits.record()} if waits else {}
+                return task.record() | approval | {"attempts": await runtime.tasks.attempts(task)}
             case "agent":
                 return await self.agent(address.id)
             case _:

@@ -139,6 +139,22 @@ RESULT = _record(
     dropped_bytes=COUNT,
     unverified=TEXT,
     question=TEXT,
+    agent_conversation_id=TEXT,
+    model=TEXT,
+    turns=COUNT,
+    input_tokens=COUNT,
+    output_tokens=COUNT,
+    cost_usd=NUMBER,
+    denials=_list_of(_record({"tool": TEXT, "input": TEXT, "why": TEXT})),
+    denials_count=COUNT,
+    files=_list_of(_record({"path": TEXT, "change": TEXT}, insertions=_or_null(COUNT), deletions=_or_null(COUNT))),
+    files_count=COUNT,
+    branch=TEXT,
+    base=TEXT,
+    commit=TEXT,
+    dirty=FLAG,
+    diff=ID,
+    diff_bytes_cut=COUNT,
 )
 
 ATTEMPT = _record(
@@ -162,6 +178,27 @@ OUTPUT = _record(
         "complete": FLAG,
     },
     expired={"const": True},
+)
+
+APPROVAL = _record(
+    {
+        "id": ID,
+        "about": _one_of("task", "tool", "budget"),
+        "say": TEXT,
+        "hash": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "expires_at": TIME,
+    },
+    status=_one_of("pending", "approved", "denied", "expired", "withdrawn"),
+    task_id=ID,
+    task_number=COUNT,
+    agent=TEXT,
+    session_id=_or_null(ID),
+    asked_by=CALLER,
+    action=OBJECT,
+    diff=_or_null(TEXT),
+    created_at=TIME,
+    decided_at=_or_null(TIME),
+    decided_by=_or_null(CALLER),
 )
 
 TASK = _record(
@@ -188,8 +225,10 @@ TASK = _record(
         "created_at": TIME,
         "started_at": _or_null(TIME),
         "finished_at": _or_null(TIME),
+        "progress": _or_null(TEXT),
         "result": _or_null(RESULT),
     },
+    approval=APPROVAL,
     attempts=_list_of(ATTEMPT),
     output=OUTPUT,
 )
@@ -216,8 +255,10 @@ AGENT = _record(
         "title": TEXT,
         "description": TEXT,
         "installed": FLAG,
+        "ready": FLAG,
         "version": _or_null(TEXT),
         "missing": _or_null(TEXT),
+        "notes": TEXTS,
         "continues": FLAG,
         "needs_workspace": FLAG,
         "limit": COUNT,

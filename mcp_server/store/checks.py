@@ -114,7 +114,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _look(connection: sqlite3.Connection) -> list[Finding]:
     findings: list[Finding] = []
-    for check in (_file, _references, _index, _tasks):
+    for check in (_file, _references, _index, _tasks, _queue):
         try:
             findings += check(connection)
         except sqlite3.DatabaseError as error:
@@ -173,11 +173,7 @@ def _index(connection: sqlite3.Connection) -> list[Finding]:
 
 
 def _tasks(connection: sqlite3.Connection) -> list[Finding]:
-    return [
-        Finding("tasks", message.format(count), remedy, safe=True)
-        for name, message, remedy in _TASK_CHECKS
-        if (count := connection.execute(statements()[f"check_{name}"]).fetchone()[0])
-    ]
+    return _counted(connection, "tasks", _TASK_CHECKS)
 
 
 _TASK_CHECKS = (
@@ -186,6 +182,28 @@ _TASK_CHECKS = (
     ("scheduled_without_time", "{} scheduled tasks have no time to begin.", "Let them begin now."),
     ("fence_behind", "The fencing number is {} behind.", "Set it to the highest that was given out."),
 )
+
+
+def _queue(connection: sqlite3.Connection) -> list[Finding]:
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'task_place'").fetchone():
+        return []  # an older store: it has none of this until a server has opened it
+    return _counted(connection, "queue", _QUEUE_CHECKS)
+
+
+_QUEUE_CHECKS = (
+    ("behind_conversation", "{} tasks stand in the wrong place of their conversation.", "Mark them anew."),
+    ("behind_lane", "{} tasks stand in the wrong place of their lane.", "Mark them anew."),
+    ("queue_length", "The queues of {} agents are counted wrong.", "Count them anew."),
+)
+"""In this order: places in a lane follow from those in the conversations."""
+
+
+def _counted(connection: sqlite3.Connection, check: str, parts: tuple[tuple[str, str, str], ...]) -> list[Finding]:
+    return [
+        Finding(check, message.format(count), remedy, safe=True)
+        for name, message, remedy in parts
+        if (count := connection.execute(statements()[f"check_{name}"]).fetchone()[0])
+    ]
 
 
 def _mend(connection: sqlite3.Connection, findings: list[Finding]) -> list[Finding]:
@@ -220,6 +238,11 @@ def _mend_tasks(connection: sqlite3.Connection) -> None:
         connection.execute(statements()[f"repair_{name}"], {"now": now})
 
 
+def _mend_queue(connection: sqlite3.Connection) -> None:
+    for name, *_ in _QUEUE_CHECKS:
+        connection.execute(statements()[f"repair_{name}"])
+
+
 def _mend_file(connection: sqlite3.Connection) -> None:
     connection.execute("REINDEX")
 
@@ -229,6 +252,7 @@ _REPAIRS: dict[str, Callable[[sqlite3.Connection], None]] = {
     "references": _mend_references,
     "search": _mend_index,
     "tasks": _mend_tasks,
+    "queue": _mend_queue,
 }
 
 

@@ -53,8 +53,9 @@ class Progress:
 
     @asynccontextmanager
     async def of(self, task: Task, wait_seconds: float) -> AsyncGenerator[None]:
-        """While the block inside waits for `task`, its client is told, if it asked: the state, and the output's last
-        line, as they are and whenever they change, at most four times a second, each time counting one further."""
+        """While the block inside waits for `task`, its client is told, if it asked: the state, and what the agent says
+        that it does, else the output's last line; as they are and whenever they change, at most four times a second,
+        each time counting one further."""
         report = _report.get()
         if report is None or wait_seconds <= 0:
             yield
@@ -82,7 +83,7 @@ class Progress:
         while True:
             task = await self._tasks.get(task.id)
             state = task.status.replace("_", " ")
-            line = await output.of(task)
+            line = visible(task.progress) if task.progress else await output.of(task)
             message = f"{state}: {line}" if line else state
             if message != told:
                 count += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcp_server.approvals import Approval
 from mcp_server.clock import MICROSECONDS
 from mcp_server.spoken import ago, spoken
 from mcp_server.tasks import Task
@@ -10,10 +11,17 @@ OLD_SECONDS = 60
 """Older answers are told with their age, so that yesterday's is not taken for today's."""
 
 
-def describe(task: Task, agent: str, now: int, *, again: bool = False) -> str:
-    """What is to be said of `task`. `again`: the caller asked for it as if it were new."""
+UNANSWERED = {
+    "denied": "was not approved, so it is cancelled",
+    "expired": "was not approved in time, so it is cancelled",
+}
+"""What is said of a cancelled task, by its reason. What its agent said before it asked is no answer."""
+
+
+def describe(task: Task, agent: str, now: int, *, again: bool = False, approval: Approval | None = None) -> str:
+    """What is to be said of `task`. `again`: the caller asked for it as if it were new. `approval`: it waits for it."""
     if task.final:
-        said = str((task.result or {}).get("say") or _end_without_result(task))
+        said = _end(task)
         age = (now - (task.finished_at or now)) / MICROSECONDS
         if age >= OLD_SECONDS:
             return f"From {ago(age)}: {said}"
@@ -32,11 +40,17 @@ def describe(task: Task, agent: str, now: int, *, again: bool = False) -> str:
             begins = ((task.run_after or now) - now) / MICROSECONDS
             return f"{name} begins in {ago(max(begins, 0)).removesuffix(' ago')}."
         case "waiting_approval":
-            return f"{name} waits for your approval."
+            return f"{name} waits for your approval. {approval.say if approval else ''}".rstrip()
         case _ if task.reason == "agent_not_installed":
             return f"{agent} is not installed on your machine, so task {task.number} waits in the queue."
         case _:
             return f"{name} waits in the queue{' already' if again else ''}."
+
+
+def _end(task: Task) -> str:
+    if task.status == "cancelled" and task.reason in UNANSWERED:
+        return f"Task {task.number} {UNANSWERED[task.reason]}."
+    return str((task.result or {}).get("say") or _end_without_result(task))
 
 
 def _end_without_result(task: Task) -> str:

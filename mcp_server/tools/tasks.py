@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field
 
+from mcp_server.approvals import Approval, Approvals
 from mcp_server.clock import Clock
 from mcp_server.delegation import Delegation, Order
 from mcp_server.errors import InvalidError
@@ -90,6 +91,7 @@ class TaskTools:
         self,
         tasks: Tasks,
         delegation: Delegation,
+        approvals: Approvals,
         worker: Worker,
         progress: Progress,
         now: Clock,
@@ -98,6 +100,7 @@ class TaskTools:
         self._tasks = tasks
         self._progress = progress
         self._delegation = delegation
+        self._approvals = approvals
         self._worker = worker
         self._now = now
         self._public_url = public_url
@@ -106,12 +109,12 @@ class TaskTools:
         fields = given.model_dump(exclude={"wait"})
         task, created = await self._delegation.delegate(Order(**fields))
         task = await self._wait(task, given.wait, lambda now: now.settled)
-        return self.answer(task, created=created)
+        return await self.answer(task, created=created)
 
     async def continue_task(self, given: ContinueTask) -> Answer:
         task, created = await self._delegation.follow_up(str(given.task_id), given.message, given.new_task_id)
         task = await self._wait(task, given.wait, lambda now: now.settled)
-        return self.answer(task, created=created)
+        return await self.answer(task, created=created)
 
     async def get_task(self, given: GetTask) -> Answer:
         task = await self._tasks.get(str(given.task_id))
@@ -120,7 +123,7 @@ class TaskTools:
             changed = await self._wait(
                 task, given.wait, lambda now: now.final or (now.status, now.reason, now.attempt) != before
             )
-            answer = self.answer(changed)
+            answer = await self.answer(changed)
             more: dict[str, Any] = {}
         else:
             async with self._progress.of(task, given.wait):
@@ -128,7 +131,7 @@ class TaskTools:
                     self._worker.attempts, self._tasks, task, given.stream, given.output_offset, given.wait
                 )
             more = {"output": part}
-            answer = self.answer(await self._tasks.get(task.id))
+            answer = await self.answer(await self._tasks.get(task.id))
         attempts = await self._tasks.attempts(task)
         return Answer(answer.record | more | {"attempts": attempts}, answer.say, answer.link)
 
@@ -160,11 +163,11 @@ class TaskTools:
             )
         if given.action == "cancel":
             task = await self._tasks.cancel(task_id)
-            return self.answer(await self._wait(task, given.wait, lambda now: now.final))
+            return await self.answer(await self._wait(task, given.wait, lambda now: now.final))
         if given.action is None:
-            return self.answer(await self._tasks.requeue(task_id, priority=given.priority, lane=given.lane))
+            return await self.answer(await self._tasks.requeue(task_id, priority=given.priority, lane=given.lane))
         task = await self._delegation.retry(task_id, priority=given.priority, lane=given.lane)
-        return self.answer(await self._wait(task, given.wait, lambda now: now.settled))
+        return await self.answer(await self._wait(task, given.wait, lambda now: now.settled))
 
     async def list_agents(self, given: ListAgents) -> Answer:
         items = await self._worker.agents()
@@ -179,14 +182,18 @@ class TaskTools:
         async with self._progress.of(task, seconds):
             return await self._tasks.wait(task, seconds, until)
 
-    def _describe(self, task: Task, *, created: bool | None = None) -> str:
-        return describe(task, self._worker.title(task.agent), self._now(), again=created is False)
+    def _describe(self, task: Task, *, created: bool | None = None, approval: Approval | None = None) -> str:
+        title = self._worker.title(task.agent)
+        return describe(task, title, self._now(), again=created is False, approval=approval)
 
-    def answer(self, task: Task, *, created: bool | None = None) -> Answer:
+    async def answer(self, task: Task, *, created: bool | None = None) -> Answer:
         """What is answered about one task. `created`: by this call."""
         record = task.record() | ({} if created is None else {"created": created})
+        approval = await self._approvals.pending_of(task) if task.status == "waiting_approval" else None
+        if approval is not None:
+            record["approval"] = approval.brief()
         link = f"{self._public_url}/tasks/{task.id}" if self._public_url else None
-        return Answer(record, self._describe(task, created=created), link)
+        return Answer(record, self._describe(task, created=created, approval=approval), link)
 
     def specs(self) -> list[ToolSpec]:
         """The tools of this module."""

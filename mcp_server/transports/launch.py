@@ -1,4 +1,7 @@
-"""Starts the server in the background: one starter at a time, all others wait for it. Standard library only."""
+"""Starts the server in the background: one starter at a time, all others wait for it. Standard library only.
+
+Where a service is installed, systemd or launchd starts it for us.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,28 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
 from mcp_server.paths import make_private, read_server_file
+from mcp_server.transports.service_file import manager_environment, start_command
 
 START_SECONDS = 30.0
+SERVICE_SECONDS = 10.0
+"""Of these, for the service. After a crash systemd waits for one, and a busy machine needs some for the start."""
+
+ALONE_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 TRY_AGAIN_SECONDS = 0.2
 LAST_LINES = 20
 LAST_BYTES = 16 * 1024
+
+STORE_LOCK = "offhand.db.lock"
+"""Whoever serves holds it, from before its doors are open until after they are closed."""
+
+STOP_IS_PENDING = "is destructive"
+"""`systemctl` says so of a start while a stop is under way."""
 
 COOKIE = "OFFHAND_ATTEMPT"
 """In the environment of every process of a task."""
@@ -30,7 +44,7 @@ class LaunchError(Exception):
 
 
 def start_server(home: str, connect: Callable[[], Connection | None]) -> Connection:
-    """Start `mcp_server serve --background` for `home`, unless somebody else does, and connect to it.
+    """Start the service of `home`, else `mcp_server serve --background`, unless somebody else does; connect to it.
 
     `connect` gives None for as long as nobody listens. Takes at most 30 s.
 
@@ -65,32 +79,94 @@ def _is_ours(lock: IO[bytes]) -> bool:
 
 def _start(home: Path, log: Path, connect: Callable[[], Connection | None], deadline: float) -> Connection:
     """Called with the lock held."""
-    process: subprocess.Popen[bytes] | None = None
-    begin = 0
-    while time.monotonic() < deadline:
-        # First of all: the one who held the lock before us may have succeeded just now.
-        if (connection := connect()) is not None:
+    # First of all: the one who held the lock before us may have succeeded just now.
+    connection = connect() or _start_service(home, log, connect, deadline)
+    while connection is None and time.monotonic() < deadline:
+        begin = _size(log)
+        process = _spawn(home, log)
+        connection = _await(connect, deadline, process.poll)
+        if connection is None and process.poll():
+            connection = _await_rival(home, connect, deadline, _epitaph(log, begin, process.returncode))
+    if connection is None:
+        raise LaunchError(_too_slow(log))
+    return connection
+
+
+def _start_service(
+    home: Path, log: Path, connect: Callable[[], Connection | None], deadline: float
+) -> Connection | None:
+    """Have systemd or launchd start the server, where a service for `home` is installed; None: we have to.
+
+    A server that we start in the second after a crash would take the service's place for good.
+    """
+    deadline = min(deadline, time.monotonic() + SERVICE_SECONDS)
+    while (command := start_command(str(home))) is not None and time.monotonic() < deadline:
+        begin = _size(log)
+        try:
+            process = _popen(command, home, log, manager_environment())
+        except OSError:
+            return None
+        try:
+            connection = _await(connect, deadline, process.poll)
+        finally:
+            process.kill()
+            process.wait()
+        # A stop that is under way ends soon; then the service may be gone, or be started.
+        if connection is not None or STOP_IS_PENDING not in _said(log, begin):
             return connection
-        if process is None:
-            begin = log.stat().st_size if log.exists() else 0
-            process = _spawn(home, log)
-        elif process.poll():
-            if not _another_lives(home):
-                raise LaunchError(_epitaph(log, begin, process.returncode))
-            # The old server has not quite ended yet, or a new one is being started by hand.
-            process = None
-            time.sleep(TRY_AGAIN_SECONDS)
+        time.sleep(TRY_AGAIN_SECONDS)
+    return None
+
+
+def _await(
+    connect: Callable[[], Connection | None], deadline: float, is_over: Callable[[], object]
+) -> Connection | None:
+    """The connection; None once `is_over` says something, or at the deadline."""
+    while (connection := connect()) is None:
+        if is_over() or time.monotonic() >= deadline:
+            return None
         time.sleep(LOOK_SECONDS)
-    raise LaunchError(_too_slow(log))
+    return connection
+
+
+def _await_rival(
+    home: Path, connect: Callable[[], Connection | None], deadline: float, epitaph: str
+) -> Connection | None:
+    """Our server has ended. The connection to the one that it lost to; None: try again, since that one is gone.
+
+    Raises:
+        LaunchError: there is no other.
+    """
+    seen = False
+    # A server opens its port a moment before it takes the store: that moment is enough to lose to it.
+    alone_at = time.monotonic() + ALONE_SECONDS
+    while (connection := connect()) is None and time.monotonic() < deadline:
+        if _is_held(home / STORE_LOCK):
+            seen = True
+        elif seen:
+            return None
+        elif _is_named(home):
+            # The old server has not quite ended yet.
+            seen = True
+        elif time.monotonic() >= alone_at:
+            raise LaunchError(epitaph)
+        time.sleep(TRY_AGAIN_SECONDS)
+    return connection
 
 
 def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
+    # -P: the folder that we start it in is no place to import from.
+    command = (sys.executable, "-P", "-m", "mcp_server", "serve", "--background")
+    return _popen(command, home, log, os.environ | {"OFFHAND_HOME": str(home)})
+
+
+def _popen(command: Sequence[str], home: Path, log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that it outlives us."""
     with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as output:
         return subprocess.Popen(
-            # -P: the folder that we start it in is no place to import from.
-            [sys.executable, "-P", "-m", "mcp_server", "serve", "--background"],
+            command,
             cwd=home,
-            env=os.environ | {"OFFHAND_HOME": str(home)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -98,7 +174,17 @@ def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _another_lives(home: Path) -> bool:
+def _is_held(path: Path) -> bool:
+    """Whether a process holds the lock. To look is to hold it for a moment, so look rarely."""
+    try:
+        with open(path, "r+b") as lock:
+            return not _is_ours(lock)
+    except FileNotFoundError:
+        return False
+
+
+def _is_named(home: Path) -> bool:
+    """Whether the process lives that calls itself the server."""
     pid = (read_server_file(home) or {}).get("pid")
     if not isinstance(pid, int) or pid <= 0:
         return False
@@ -111,11 +197,20 @@ def _another_lives(home: Path) -> bool:
     return True
 
 
-def _epitaph(log: Path, begin: int, returncode: int) -> str:
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _said(log: Path, begin: int) -> str:
+    """The last lines that were written into the log since."""
     with open(log, "rb") as file:
         file.seek(max(begin, log.stat().st_size - LAST_BYTES))
         lines = file.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-    said = "\n".join(line for line in lines if line.strip())
+    return "\n".join(line for line in lines if line.strip())
+
+
+def _epitaph(log: Path, begin: int, returncode: int) -> str:
+    said = _said(log, begin)
     return (
         f"Offhand's server ended at once (exit status {returncode}). Run `offhand serve` in a terminal to see why; "
         f"its log is {log}." + (f" Its last lines:\n{said}" if said else " It wrote nothing there.")

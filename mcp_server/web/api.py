@@ -1,4 +1,4 @@
-"""`/api`: what no LLM may do. Over the unix socket no key is needed; over TCP one of scope admin."""
+"""`/api`: what no LLM may do. Over the unix socket no key is needed; over TCP one of scope admin, or approve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mcp_server.callers import CALLER_KEY, calling_as
+from mcp_server.callers import CALLER_KEY, Scope, calling_as
 from mcp_server.errors import InvalidError, MalformedError, OffhandError, TooLargeError
 from mcp_server.keys import DEFAULT_SCOPES, Keys
 from mcp_server.policy import require_scope
@@ -20,6 +20,7 @@ from mcp_server.web.responses import json_response, problem_response
 BODY_LIMIT_BYTES = 64 * 1024
 
 Body = TypeVar("Body", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class NewKey(BaseModel):
@@ -52,13 +53,18 @@ def api_routes(keys: Keys) -> list[Route]:
     ]
 
 
-def admin_only(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """`handler` for who has the scope admin; our errors become problem details."""
+def admin_only(handler: Handler) -> Handler:
+    """`handler` for who has the scope admin."""
+    return only_with("admin", handler)
+
+
+def only_with(scope: Scope, handler: Handler) -> Handler:
+    """`handler` for who has this scope; our errors become problem details."""
 
     async def guarded(request: Request) -> Response:
         caller = request.scope[CALLER_KEY]
         try:
-            require_scope(caller, "admin")
+            require_scope(caller, scope)
             with calling_as(caller):
                 return await handler(request)
         except OffhandError as error:

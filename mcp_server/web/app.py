@@ -22,6 +22,7 @@ from mcp_server.release import release
 from mcp_server.runtime import Runtime
 from mcp_server.server import build_server
 from mcp_server.web.api import api_routes
+from mcp_server.web.approvals import approval_routes
 from mcp_server.web.auth import KeyDoor, LoopbackDoor
 from mcp_server.web.control import control_routes
 from mcp_server.web.hosts import HostDoor
@@ -73,7 +74,8 @@ def _build(runtime: Runtime, server: MCPServer[None], client: Client, in_flight:
     if settings.mcp_auth == "off":
         mcp = LoopbackDoor(mcp)
     unknown: Any = {"exception_handlers": {404: _not_found, 405: _wrong_method}}
-    api = Starlette(routes=[*api_routes(runtime.keys), *control_routes(runtime)], **unknown)
+    routes = [*api_routes(runtime.keys), *approval_routes(runtime.approvals), *control_routes(runtime)]
+    api = Starlette(routes=routes, **unknown)
     app = Starlette(
         routes=[
             Route("/healthz", _alive),

@@ -19,6 +19,7 @@ TYPESCRIPT_V2 = "@modelcontextprotocol/client@2.4.0"
 TYPESCRIPT_V1 = "@modelcontextprotocol/sdk@1.32.2"
 CLAUDE_CODE = "@anthropic-ai/claude-code@2.1.329"
 GEMINI = "@google/gemini-cli@0.61.0"
+CODEX = "@openai/codex@0.169.0"
 PLAYWRIGHT = "playwright-core@1.64.1"
 NODE = "node@22.23.3"
 """The Inspector needs Node 22.19 or newer; this package brings one, whatever the machine has."""
@@ -104,13 +105,22 @@ def chromium() -> str:
     Raises:
         MissingClientError: it is not there and cannot be installed.
     """
-    found = shutil.which("chromium")
+    return _debian_program("chromium", "chromium")
+
+
+def bubblewrap() -> str:
+    """The program of Debian's bubblewrap, as `chromium` has it."""
+    return _debian_program("bwrap", "bubblewrap")
+
+
+def _debian_program(program: str, package: str) -> str:
+    found = shutil.which(program)
     if found is None and os.geteuid() == 0 and (apt := shutil.which("apt-get")):
-        _run_installer([apt, "update", "-q"], Path("/"), "chromium")
-        _run_installer([apt, "install", "-q", "-y", "--no-install-recommends", "chromium"], Path("/"), "chromium")
-        found = shutil.which("chromium")
+        _run_installer([apt, "update", "-q"], Path("/"), package)
+        _run_installer([apt, "install", "-q", "-y", "--no-install-recommends", package], Path("/"), package)
+        found = shutil.which(program)
     if found is None:
-        raise MissingClientError("chromium: it is not on PATH. On Debian, as root: apt-get install chromium.")
+        raise MissingClientError(f"{package}: it is not on PATH. On Debian, as root: apt-get install {package}.")
     return found
 
 

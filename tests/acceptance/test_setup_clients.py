@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.clients import CLAUDE_CODE, GEMINI, node_path, npm_packages, npm_version
+from tests.acceptance.clients import CLAUDE_CODE, CODEX, GEMINI, node_path, npm_packages, npm_version
 from tests.acceptance.conftest import SignIn
 from tests.server.processes import ROOT, Place, wait_for_exit
 
 pytestmark = pytest.mark.acceptance
 
-CODEX = "@openai/codex@0.169.0"
 CALL_SECONDS = 90
 STOP_SECONDS = 10
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from mcp_server.agents import git_reading, git_refused
+from mcp_server import git_reading
+from mcp_server.agents import git_refused
 from mcp_server.agents.git import GitAgent
 from mcp_server.errors import ForbiddenError, InvalidError
 

@@ -37,6 +37,8 @@ with open({log!r}, "a") as log:
 answers = pathlib.Path({answers!r})
 if "show" in words and answers.exists():
     print(answers.read_text())
+if "reset-failed" in words:
+    sys.exit("Unit offhand.service not loaded.")
 """
 
 
@@ -108,7 +110,13 @@ def test_installing_shows_and_writes_the_unit_and_has_it_started(user: Place, of
     assert installed.code == 0, installed.err
     assert all(f"  {line}" in installed.out.splitlines() for line in text.splitlines())
     assert "enable-linger" in installed.out
-    assert asked == ["--user daemon-reload", "--user enable offhand.service", "--user restart offhand.service"]
+    assert asked == [
+        "--user daemon-reload",
+        "--user enable offhand.service",
+        "--user reset-failed offhand.service",
+        "--user restart offhand.service",
+    ]
+    assert installed.err == "", "that there was nothing to reset is no mistake"
     assert "is up to date" in again.out
 
 
@@ -225,8 +233,27 @@ def test_a_server_that_runs_already_is_not_fought(user: Place, offhand: Offhand,
 
     assert asked == ["--user daemon-reload", "--user enable offhand.service"]
     assert f"process {server.pid}" in installed.out
-    assert "offhand stop && systemctl --user restart offhand.service" in installed.out
+    assert "offhand stop && offhand service install" in installed.out
     assert "is not the service" in status.out
+
+
+def test_a_service_that_has_given_up_says_how_it_serves_again(
+    user: Place, offhand: Offhand, start: Start, system: System
+):
+    system.install()
+    offhand("service", "install")
+    start()
+    system.answer(ActiveState="failed", UnitFileState="enabled", MainPID=0)
+    status = offhand("service", "status")
+    stopped = offhand("stop")
+    system.asked()
+    installed = offhand("service", "install")
+    asked = system.asked()
+
+    assert "It has given up. To have it serve: offhand stop && offhand service install" in status.out
+    assert stopped.code == 0
+    assert installed.code == 0
+    assert asked[-2:] == ["--user reset-failed offhand.service", "--user restart offhand.service"]
 
 
 def test_status_tells_whether_the_running_server_is_the_service(
@@ -292,7 +319,11 @@ def test_uninstalling_stops_it_and_removes_the_file(user: Place, offhand: Offhan
     assert nothing.code == 0
     assert "No service is installed" in nothing.out
     assert removed.out == f"Removed {unit_of(user)}.\n"
-    assert system.asked() == ["--user disable --now offhand.service", "--user daemon-reload"]
+    assert system.asked() == [
+        "--user disable --now offhand.service",
+        "--user daemon-reload",
+        "--user reset-failed offhand.service",
+    ]
     assert not unit_of(user).exists()
 
 

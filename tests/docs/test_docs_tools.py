@@ -11,7 +11,7 @@ import pytest
 
 from mcp_server import problems, values
 from mcp_server.agents import echo
-from mcp_server.agents.registry import built_in_agents
+from mcp_server.agents.registry import all_agents
 from mcp_server.callers import DESK, calling_as
 from mcp_server.delegation import ATTEMPTS_LIMIT, DELAY_LIMIT_SECONDS, MAX_ATTEMPTS, TIMEOUT_LIMIT_SECONDS
 from mcp_server.errors import NotFoundError
@@ -20,6 +20,7 @@ from mcp_server.executor.retry import DELAY_LIMIT_SECONDS as BACKOFF_LIMIT_SECON
 from mcp_server.executor.retry import FIRST_DELAY_SECONDS
 from mcp_server.runtime import Runtime
 from mcp_server.server import tool_specs
+from mcp_server.settings import Settings
 from mcp_server.tasks import PRIORITY_LIMIT, TRANSITIONS
 from mcp_server.tools.door import ToolSpec, compact_schema
 from mcp_server.tools.output import PART_LIMIT_BYTES
@@ -197,7 +198,7 @@ def test_the_table_of_reasons_has_every_reason_that_the_code_gives() -> None:
 def test_the_table_of_the_agents_is_that_of_the_registry() -> None:
     rows = table(section(PAGE, "## What the agents take"), "agent")
     shown = {name: row for row in rows for name in names(row[0])}
-    agents = {agent.name: agent for agent in built_in_agents(Settings(), list[Path])}
+    agents = {agent.name: agent for agent in all_agents(Settings(), list[Path])}
     assert list(shown) == list(agents)
     for name, row in shown.items():
         assert row[2] == f"{agents[name].default_timeout_seconds:g} s"

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from mcp_server import runtime
+from mcp_server.agents.registry import all_agents
 from mcp_server.executor.attempt_folder import can_contain, compiled_supervisor
 from mcp_server.settings import Settings
 from tests.executor.bench import Bench
+from tests.executor.recorder import Recorder
+from tests.no_agents import NO_CODING_AGENTS
 from tests.server.gate import Gate
 from tests.server.processes import Place
 
@@ -36,8 +40,18 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Generator[Place]:
 
 @pytest.fixture
 def settings(place: Place) -> Settings:
-    """The defaults, for `place`."""
-    return Settings(home=place.home, workspaces={"work": place.workspace}, port=0)
+    """The defaults, for `place`, without coding agents."""
+    return Settings.model_validate(
+        {"home": place.home, "workspaces": {"work": place.workspace}, "port": 0, "agents": NO_CODING_AGENTS}
+    )
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """An agent that writes records, known to every server of the test that runs in this process."""
+    made = Recorder()
+    monkeypatch.setattr(runtime, "all_agents", lambda *given: [*all_agents(*given), made])
+    return made
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from mcp import MCPError
 
-from mcp_server.agents.registry import built_in_agents
+from mcp_server.agents.registry import all_agents
 from mcp_server.attempts import Attempts
 from mcp_server.errors import ConflictError, StoreFullError
 from mcp_server.executor import attempt as attempt_module
@@ -299,8 +299,8 @@ async def test_a_running_task_of_an_agent_that_is_not_known_any_more_fails_and_k
         await shell(client, gate.snippet, task_id="t", wait=0)
         await gate.reached()
     with monkeypatch.context() as patch:
-        agents = tuple(agent for agent in built_in_agents(Settings(), list) if agent.name != "shell")
-        patch.setattr("mcp_server.runtime.built_in_agents", lambda *_: agents)
+        agents = tuple(agent for agent in all_agents(Settings(), list) if agent.name != "shell")
+        patch.setattr("mcp_server.runtime.all_agents", lambda *_: agents)
         async with served_in_memory(settings) as (client, _):
             failed = await finished(client, "t")
     gone = [await asyncio.to_thread(wait_for_exit, pid, 20) for pid in place.task_processes()]

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mcp_server.agent import Availability, Checked, Exit, Invocation, Outcome, WorkOrder
+from mcp_server.agent import Availability, Checked, Exit, Invocation, Outcome, Pause, WorkOrder
 from mcp_server.executor.attempt_folder import AttemptFolder, Status
-from mcp_server.executor.results import JUDGED_LIMIT_BYTES, TAIL_LIMIT_BYTES, ending_of, failed, interrupted, tail
+from mcp_server.executor.results import (
+    JUDGED_LIMIT_BYTES,
+    REPORTED_LIMIT_BYTES,
+    TAIL_LIMIT_BYTES,
+    QuotaAt,
+    ending_of,
+    failed,
+    interrupted,
+    reported,
+    tail,
+)
 from mcp_server.executor.retry import DELAY_LIMIT_SECONDS, backoff_seconds, retry_at
 from mcp_server.tasks import Task
 
@@ -56,6 +67,9 @@ class Judge:
     def availability(self) -> Availability:
         return Availability(True)
 
+    def look(self) -> None:
+        raise AssertionError
+
     def check(self, order: WorkOrder) -> Checked:
         raise AssertionError(order)
 
@@ -80,8 +94,8 @@ def written(folder: AttemptFolder, stdout: bytes = b"", stderr: bytes = b"") -> 
     return {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr)}
 
 
-def ending(folder: AttemptFolder, judge: Judge | None = None, **facts: Any):
-    return ending_of(TASK, judge or Judge(), ORDER, folder, replace(ENDED, **facts), NEXT_TIME)
+def ending(folder: AttemptFolder, judge: Judge | None = None, quota_at: QuotaAt | None = None, **facts: Any):
+    return ending_of(TASK, judge or Judge(), ORDER, folder, replace(ENDED, **facts), NEXT_TIME, quota_at=quota_at)
 
 
 def test_the_agent_says_whether_it_was_completed_not_the_exit_code(folder: AttemptFolder):
@@ -227,3 +241,43 @@ def test_there_is_no_next_time_once_the_attempts_are_used_up():
     assert retry_at(2, 3, 0, 0.5) == 4_000_000
     assert retry_at(3, 3, 0, 0.5) is None
     assert retry_at(4, 3, 0, 0.5) is None
+
+
+ASK = {"about": "tool", "action": {"tool": "Bash"}, "say": "May I?", "diff": None}
+
+
+def test_a_pause_is_an_interruption_that_asks_or_waits(folder: AttemptFolder):
+    asking = Judge(Outcome(False, "May I?", "May I?", reason="asks", pause=Pause(ask=ASK)))
+    parked = Judge(Outcome(False, "Later.", "Later.", reason="quota", pause=Pause(until=12.5)))
+    asks = ending(folder, asking)
+    quota = ending(folder, parked, quota_at=lambda until: round((until or 0) * 1000))
+    assert (asks.status, asks.reason, asks.pause, asks.ask, asks.retry_at) == ("interrupted", "asks", "asks", ASK, None)
+    assert (quota.status, quota.reason, quota.pause, quota.retry_at) == ("interrupted", "quota", "quota", 12500)
+
+
+def test_survivors_let_nothing_pause(folder: AttemptFolder):
+    asking = Judge(Outcome(False, "May I?", "May I?", reason="asks", pause=Pause(ask=ASK)))
+    end = ending(folder, asking, survivors=(4711,), verified=False)
+    assert (end.status, end.reason, end.pause) == ("failed", "stop_failed", None)
+
+
+def test_what_was_used_is_added_up_and_the_rest_is_of_the_last_attempt():
+    records = ({"type": "usage", "model": "m-2", "turns": 2, "cost_usd": None, "input_tokens": 5},)
+    earlier = [{"model": "m-1", "turns": 1, "cost_usd": 0.5}, {}, {"turns": None}]
+    end = reported(failed("text", "Say.", "timeout"), records, earlier, diff="d")
+    shown = {name: end.result[name] for name in ("text", "model", "turns", "cost_usd", "input_tokens", "diff")}
+    assert shown == {"text": "text", "model": "m-2", "turns": 3, "cost_usd": 0.5, "input_tokens": 5, "diff": "d"}
+    assert end.details["report"]["turns"] == 2, "an attempt keeps its own"
+    assert reported(end, (), []) is end
+
+
+def test_a_report_cannot_make_a_result_grow_without_end_nor_take_the_place_of_its_text():
+    many = [{"path": "x" * 1000, "change": "added"} for _ in range(400)]
+    records = (
+        {"type": "work", "files": many, "text": "mine", "branch": "b" * (REPORTED_LIMIT_BYTES + 1), "say": "mine"},
+    )
+    end = reported(failed("text", "Say.", "timeout"), records, [])
+    assert (end.result["text"], end.result["say"]) == ("text", "Say.")
+    assert "branch" not in end.result
+    assert len(end.result["files"]) + end.result["files_left_out"] == len(many)
+    assert len(json.dumps(end.result)) < 2 * REPORTED_LIMIT_BYTES

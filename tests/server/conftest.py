@@ -12,6 +12,7 @@ import pytest
 
 from mcp_server.settings import Settings
 from tests.leftovers import SHARED
+from tests.no_agents import AS_VARIABLE
 from tests.server.doors import Door, in_memory, over_http, over_socket
 from tests.server.gate import Gate
 from tests.server.processes import Place, ServerProcess
@@ -25,7 +26,7 @@ def server() -> Generator[ServerProcess]:
     """A real process that serves for all tests. Its home is not in `tmp_path`, which is too long for a socket."""
     with tempfile.TemporaryDirectory(prefix="oh-") as folder:
         place = Place.make(Path(folder))
-        running = ServerProcess.start(place)
+        running = ServerProcess.start(place, **AS_VARIABLE)
         SHARED.add(running.process.pid)
         try:
             yield running

@@ -21,7 +21,7 @@ from tests.server.resource_client import pages, read, uris
 from tests.server.test_tools import fresh
 from tests.store.house import new_task
 
-AGENTS = ["git", "shell", "echo", "claude_code", "codex", "gemini"]
+AGENTS = ["git", "shell", "files", "echo", "claude_code", "codex", "gemini"]
 SCHEMAS = ["session", "chunk", "memory", "task", "artifact", "agent", "error"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from mcp import Client
 
 from mcp_server.resources.schemas import DIALECT, SCHEMAS
-from mcp_server.settings import Settings
+from mcp_server.settings import PolicyRule, Settings
 from tests.server.doors import ask, in_memory, refused
 from tests.server.resource_client import read_json, read_text
 
@@ -84,6 +84,20 @@ async def test_tasks_are_as_declared_whatever_became_of_them(settings: Settings,
         ):
             assert_is("task", record)
         assert_is("session", await read_json(client, "session://s"))
+
+
+async def test_a_task_that_waits_for_approval_is_as_declared_with_its_question(settings: Settings):
+    asking = settings.model_copy(update={"policy": (PolicyRule(decision="ask", agent="echo"),)})
+    async with in_memory(asking) as client:
+        made = await ask(client, "delegate_task", agent="echo", description="hello", task_id="t")
+        shown = await read_json(client, "task://t")
+        for record in (made, shown, await ask(client, "get_task", task_id="t")):
+            assert record["status"] == "waiting_approval"
+            assert_is("task", record)
+        ended = await ask(client, "update_task", task_id="t", action="cancel")
+    assert shown["approval"]["action"]["description"] == "hello"
+    assert {name: shown["approval"][name] for name in made["approval"]} == made["approval"]
+    assert "approval" not in ended
 
 
 async def test_agents_and_errors_are_as_declared(settings: Settings):

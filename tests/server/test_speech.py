@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from mcp_server.settings import Settings
-from tests.server.doors import ask, in_memory, refused
+from mcp_server.callers import DESK, calling_as
+from mcp_server.settings import PolicyRule, Settings
+from tests.server.doors import ask, in_memory, refused, served_in_memory
 
 HARD = (
     "# Title\n* one `two` **three** [four](https://five.example/x) <b>six</b> \x1b[31mred\x1b[0m "
@@ -79,6 +80,38 @@ async def test_every_refusal_can_be_spoken(settings: Settings):
     async with in_memory(settings) as client:
         for tool, arguments in calls:
             await refused(client, tool, **arguments)
+
+
+@pytest.mark.parametrize("text", [HARD, "x" * 5000, "语" * 3000, "...", "🙂" * 50], ids=lambda text: text[:4])
+async def test_whatever_waits_for_approval_can_be_spoken(settings: Settings, text: str):
+    asking = settings.model_copy(update={"policy": (PolicyRule(decision="ask"),)})
+    async with in_memory(asking) as client:
+        for arguments in (
+            {"agent": "echo", "description": text},
+            {"agent": "shell", "params": {"command": ["echo", text]}},
+        ):
+            waiting = await ask(client, "delegate_task", **arguments)
+            assert waiting["say"].startswith(f"Task {waiting['number']} waits for your approval.")
+
+
+@pytest.mark.parametrize(
+    ("decision", "said"), [("deny", "was not approved"), (None, "was not approved in time")], ids=["denied", "expired"]
+)
+async def test_what_was_not_approved_is_told_so(settings: Settings, decision: Any, said: str):
+    asking = settings.model_copy(update={"policy": (PolicyRule(decision="ask"),)})
+    clock = [1_800_000_000_000_000]
+    async with served_in_memory(asking, now=lambda: clock[0]) as (client, opened):
+        await ask(client, "delegate_task", agent="echo", description="x", task_id="t")
+        (approval,), _ = await opened.approvals.list()
+        if decision is None:
+            clock[0] = approval.expires_at
+            await opened.approvals.expire_due()
+        else:
+            with calling_as(DESK):
+                await opened.approvals.decide(approval.id, decision, approval.hash)
+        told = await ask(client, "get_task", task_id="t")
+    assert said in told["say"]
+    assert told["say"].endswith("so it is cancelled.")
 
 
 async def test_an_old_answer_is_told_with_its_age(settings: Settings):

@@ -17,7 +17,7 @@ from mcp.client.extension import advertise
 from mcp_types import CallToolResult, Request, Result
 
 from mcp_server.callers import DESK
-from mcp_server.settings import Settings
+from mcp_server.settings import PolicyRule, Settings
 from mcp_server.task_extension import TASKS
 from tests.server.conftest import DOORS
 from tests.server.doors import DEADLINE_SECONDS, Door, ask, in_memory
@@ -178,6 +178,21 @@ async def test_what_waits_for_its_agent_or_its_time_is_answered_plainly(connect:
     assert later["status"] == "scheduled"
     assert followed["status"] == "working", "who asks all the same may follow it"
     assert "begins in" in followed["statusMessage"]
+
+
+@pytest.mark.parametrize("answers", [{"approve": {"action": "accept", "content": {"decision": "approve"}}}, {}])
+async def test_what_waits_for_the_user_is_answered_plainly_and_no_client_answers_for_them(
+    settings: Settings, answers: dict[str, Any]
+):
+    asking = settings.model_copy(update={"policy": (PolicyRule(decision="ask"),)})
+    async with in_memory(asking, extensions=[FollowsTasks()]) as client:
+        waiting = await ask(client, "delegate_task", agent="echo", description="x")
+        await send(client, "tasks/update", taskId=waiting["id"], inputResponses=answers)
+        followed = await send(client, "tasks/get", taskId=waiting["id"])
+
+    assert waiting["status"] == "waiting_approval"
+    assert followed["status"] == "working"
+    assert "waits for your approval" in followed["statusMessage"]
 
 
 @MODERN

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mcp_server.approvals import Approvals
 from mcp_server.artifacts import Artifacts
 from mcp_server.attempts import Attempts
 from mcp_server.catalogue import Catalogue
@@ -25,6 +26,9 @@ from mcp_server.tasks import NewTask, Tasks
 
 START = 1_795_248_000_000_000
 """2026-11-21T08:00:00Z, in microseconds."""
+
+
+APPROVAL_SECONDS = 3600.0
 
 
 class StillClock:
@@ -58,6 +62,7 @@ class House:
     search: Search
     catalogue: Catalogue
     tasks: Tasks
+    approvals: Approvals
     attempts: Attempts
     keys: Keys
     deliveries: Deliveries
@@ -93,6 +98,7 @@ async def open_house(path: Path, clock: StillClock | None = None) -> AsyncGenera
             search=Search(database),
             catalogue=Catalogue(database),
             tasks=Tasks(database, events, now, make_id),
+            approvals=Approvals(database, events, APPROVAL_SECONDS, now, make_id),
             attempts=Attempts(database, events, now),
             keys=Keys(database, events, now, make_id),
             deliveries=Deliveries(database, now),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mcp_server.fingerprint import fingerprint
 from mcp_server.tasks import FINAL, TRANSITIONS
 
 RECORDS = {
@@ -32,6 +34,8 @@ def broken_invariants(path: Path) -> list[str]:
             *_records(connection),
             *_memories(connection),
             *_tasks(connection),
+            *_approvals(connection),
+            *broken_queue(connection),
             *_output(connection),
         ]
     finally:
@@ -126,10 +130,12 @@ def _tasks(connection: sqlite3.Connection) -> list[str]:
         query = "SELECT kind FROM event WHERE subject = ? AND data ->> 'number' = ? ORDER BY sequence"
         kinds = [row[0] for row in _all(connection, query, f"task://{task['id']}", task["number"])]
         states: list[Any] = [
-            kind.removeprefix("task.") for kind in kinds if kind not in ("task.adopted", "task.changed")
+            kind.removeprefix("task.")
+            for kind in kinds
+            if kind not in ("task.adopted", "task.changed", "task.progress")
         ]
         name = f"task {task['number']}"
-        if not states or states[0] not in ("queued", "scheduled") or states[-1] != task["status"]:
+        if not states or states[0] not in ("queued", "scheduled", "waiting_approval") or states[-1] != task["status"]:
             wrong.append(f"{name} is {task['status']}, its events say {states}")
         wrong += [f"{name} went {a} to {b}" for a, b in pairwise(states) if b not in TRANSITIONS[a]]
         if (task["status"] in FINAL) != (task["finished_at"] is not None):
@@ -141,13 +147,64 @@ def _tasks(connection: sqlite3.Connection) -> list[str]:
         running = [row["attempt"] for row in attempts if row["status"] == "running"]
         if task["status"] in ("running", "cancelling") and running != [task["attempt"]]:
             wrong.append(f"{name} is {task['status']} with running attempts {running}")
-        if task["status"] not in ("running", "cancelling", "waiting_approval") and running:
+        if task["status"] not in ("running", "cancelling") and running:
             wrong.append(f"{name} is {task['status']} with running attempts {running}")
         fences = [row["fence"] for row in attempts]
         if fences != sorted(set(fences)) or (fences and task["fence"] < fences[-1]):
             wrong.append(f"{name} has fence {task['fence']} after {fences}")
         if task["status"] == "completed" and task["result"] is None:
             wrong.append(f"{name} is completed without a result")
+    return wrong
+
+
+def broken_queue(connection: sqlite3.Connection) -> list[str]:
+    """The marks of what waits, and the number of it, are what the tasks themselves say. Needs rows by name."""
+    tasks = _all(connection, "SELECT * FROM task ORDER BY number")
+    wrong: list[str] = []
+    unfinished: set[str] = set()
+    lines: dict[tuple[str, str], list[sqlite3.Row]] = {}
+    marks: dict[int, tuple[int, int]] = {}
+    for task in tasks:
+        queued = task["status"] == "queued"
+        waits = queued and task["parent_id"] is not None and task["conversation_id"] in unfinished
+        marks[task["number"]] = (int(waits), 0)
+        if task["status"] not in FINAL:
+            unfinished.add(task["conversation_id"])
+        if queued and not waits and task["lane"] is not None:
+            lines.setdefault((task["lane"], task["agent"]), []).append(task)
+    for line in lines.values():
+        _, *others = sorted(line, key=lambda task: (-task["priority"], task["number"]))
+        marks |= {task["number"]: (0, 1) for task in others}
+    for task in tasks:
+        found = (task["behind_conversation"], task["behind_lane"])
+        if found != marks[task["number"]]:
+            wrong.append(f"task {task['number']} has the marks {found} instead of {marks[task['number']]}")
+    lengths = Counter(task["agent"] for task in tasks if task["status"] == "queued")
+    counted = dict(_all(connection, "SELECT agent, count FROM queue_length WHERE count <> 0"))
+    return wrong if counted == lengths else [*wrong, f"{dict(lengths)} are queued, counted are {counted}"]
+
+
+def _approvals(connection: sqlite3.Connection) -> list[str]:
+    """A task waits for exactly one answer, or for none; what is decided says when, and was asked and told of."""
+    wrong: list[str] = []
+    for task in _all(connection, "SELECT * FROM task"):
+        query = "SELECT count(*) FROM approval WHERE task_number = ? AND status = 'pending'"
+        ((pending,),) = _all(connection, query, task["number"])
+        if pending != (task["status"] == "waiting_approval"):
+            wrong.append(f"task {task['number']} is {task['status']} with {pending} pending approvals")
+    ended = {"approved": "approval.decided", "denied": "approval.decided", "expired": "approval.expired"}
+    for approval in _all(connection, "SELECT * FROM approval"):
+        name, status = f"approval {approval['id']}", approval["status"]
+        if (status == "pending") != (approval["decided_at"] is None):
+            wrong.append(f"{name} is {status}, decided at {approval['decided_at']}")
+        if (status in ("approved", "denied")) != (approval["decided_by"] is not None):
+            wrong.append(f"{name} is {status}, decided by {approval['decided_by']}")
+        if fingerprint(json.loads(approval["action"])) != approval["hash"]:
+            wrong.append(f"{name} has the hash of another action")
+        query = "SELECT kind FROM event WHERE subject = ? ORDER BY sequence"
+        told = [row[0] for row in _all(connection, query, f"approval://{approval['id']}")]
+        if told != ["approval.asked"] + ([ended[status]] if status in ended else []):
+            wrong.append(f"{name} is {status}, its events say {told}")
     return wrong
 
 

@@ -12,6 +12,7 @@ from mcp_server.callers import DESK, calling_as
 from mcp_server.errors import AlreadyServingError, ForeignStoreError, NotFoundError, StoreError
 from mcp_server.store import checks
 from mcp_server.store.checks import check_store, compact_store
+from mcp_server.store.migrate import migrate, migrations
 from mcp_server.store.sqlite import open_sqlite
 from tests.hosting import hosted
 from tests.store.house import new_task, open_house
@@ -76,6 +77,10 @@ def test_a_sound_store_has_nothing_wrong_with_it_and_is_left_alone(path: Path):
         ("tasks", ["UPDATE task SET status = 'scheduled', run_after = NULL WHERE id = 't9'"]),
         ("tasks", ["UPDATE counter SET value = 0 WHERE name = 'fence'"]),
         ("tasks", ["DELETE FROM counter"]),
+        ("queue", ["UPDATE task SET behind_conversation = 1 WHERE id = 't9'"]),
+        ("queue", ["UPDATE task SET behind_lane = 1 WHERE id = 't9'"]),
+        ("queue", ["UPDATE queue_length SET count = count + 1"]),
+        ("queue", ["INSERT INTO queue_length (agent, count) VALUES ('nobody', 3)"]),
     ],
 )
 def test_what_can_be_mended_is_found_and_mended(path: Path, check: str, commands: list[str]):
@@ -141,6 +146,32 @@ def test_pages_that_cannot_be_read_are_told_and_left_alone(path: Path):
     assert not report.sound
     assert any("recover" in finding.remedy for finding in report.findings)
     assert path.read_bytes() == damaged or report.backup is not None
+
+
+def test_a_store_that_no_server_has_brought_up_to_date_is_sound(tmp_path: Path):
+    path = tmp_path / "offhand.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate(connection, path, migrations()[:1])
+    assert check_store(path).findings == ()
+
+
+def test_the_queue_is_reckoned_anew_from_the_tasks(path: Path):
+    reckon = "SELECT agent, count FROM queue_length WHERE count <> 0"
+    task = "INSERT INTO task (id, agent, description, params, priority, lane, status, timeout_seconds, max_attempts, "
+    task += "attempts_allowed, parent_id, conversation_id, request, caller, created_at, updated_at) VALUES "
+    names = ("q1", "q2", "q3")
+    rows = [f"('{name}', 'git', '', '', 0, 'a', 'queued', 1, 1, 1, 'q1', 'q1', '', '', 1, 1)" for name in names]
+    spoil(path, task + ", ".join(rows).replace("'q1', 'q1', ''", "NULL, 'q1', ''", 1))
+    right = ask(path, "SELECT id, behind_conversation, behind_lane FROM task ORDER BY number"), ask(path, reckon)
+    assert (right[0][-3:], right[1]) == ([("q1", 0, 0), ("q2", 1, 0), ("q3", 1, 0)], [("git", 3)])
+    spoil(path, "UPDATE task SET behind_conversation = 1 - behind_conversation", "DELETE FROM queue_length")
+    spoil(path, "UPDATE task SET behind_lane = 1 - behind_lane")
+    assert "queue" in found(path)
+    assert check_store(path, repair=True).sound
+    assert (
+        ask(path, "SELECT id, behind_conversation, behind_lane FROM task ORDER BY number"),
+        ask(path, reckon),
+    ) == right
 
 
 async def test_a_store_in_use_is_not_looked_at(path: Path):

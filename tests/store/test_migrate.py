@@ -13,10 +13,16 @@ from mcp_server.errors import NewerStoreError, StoreError, StoreFullError
 from mcp_server.store import sqlite
 from mcp_server.store.migrate import APPLICATION_ID, Migration, migrate, migrations
 from mcp_server.store.sqlite import open_sqlite
+from tests.store.invariants import broken_queue
 
-SECOND = Migration(2, "0002_second.sql", "CREATE TABLE second (a INTEGER); INSERT INTO second VALUES (2);")
-THIRD = Migration(3, "0003_third.sql", "CREATE TABLE third (a INTEGER);")
-BROKEN = Migration(2, "0002_broken.sql", "CREATE TABLE half (a INTEGER);\nINSERT INTO nowhere VALUES (1);")
+LAST = migrations()[-1].version
+SECOND = Migration(
+    LAST + 1, f"{LAST + 1:04d}_second.sql", "CREATE TABLE second (a INTEGER); INSERT INTO second VALUES (2);"
+)
+THIRD = Migration(LAST + 2, f"{LAST + 2:04d}_third.sql", "CREATE TABLE third (a INTEGER);")
+BROKEN = Migration(
+    LAST + 1, f"{LAST + 1:04d}_broken.sql", "CREATE TABLE half (a INTEGER);\nINSERT INTO nowhere VALUES (1);"
+)
 
 
 @pytest.fixture
@@ -63,22 +69,22 @@ def test_an_older_store_is_copied_before_it_is_upgraded(connection: sqlite3.Conn
     assert {"second", "third"} <= tables(connection)
     assert connection.execute("SELECT * FROM counter").fetchall() == [("kept", 7)]
     (copy,) = path.parent.glob("*.before-*")
-    assert copy.name == "offhand.db.before-2"
+    assert copy.name == f"offhand.db.before-{LAST + 1}"
     assert copy.stat().st_mode & 0o077 == 0
     old = sqlite3.connect(copy)
     assert old.execute("SELECT * FROM counter").fetchall() == [("kept", 7)]
     assert "second" not in tables(old)
-    assert applied(old) == [(1, migrations()[0].name, migrations()[0].checksum)]
+    assert applied(old) == [(step.version, step.name, step.checksum) for step in migrations()]
     old.close()
 
 
 def test_an_upgrade_that_is_broken_off_keeps_the_copy_of_the_original(connection: sqlite3.Connection, path: Path):
     migrate(connection, path, migrations())
-    broken = Migration(3, BROKEN.name, BROKEN.text)
+    broken = Migration(LAST + 2, BROKEN.name, BROKEN.text)
     with pytest.raises(sqlite3.OperationalError):
         migrate(connection, path, [*migrations(), SECOND, broken])
     migrate(connection, path, [*migrations(), SECOND, THIRD])
-    old = sqlite3.connect(path.with_name("offhand.db.before-2"))
+    old = sqlite3.connect(path.with_name(f"offhand.db.before-{LAST + 1}"))
     assert "second" not in tables(old)
     old.close()
 
@@ -89,7 +95,7 @@ def test_a_step_that_fails_leaves_nothing_of_itself(connection: sqlite3.Connecti
     with pytest.raises(sqlite3.OperationalError, match="nowhere"):
         migrate(connection, path, [*migrations(), BROKEN])
     assert tables(connection) == before
-    assert len(applied(connection)) == 1
+    assert len(applied(connection)) == LAST
     assert not connection.in_transaction
     migrate(connection, path, [*migrations(), SECOND])
     assert "second" in tables(connection)
@@ -105,7 +111,7 @@ def test_a_store_with_steps_that_we_do_not_know_is_left_alone(connection: sqlite
 
 def test_a_step_that_was_edited_after_it_ran_is_found(connection: sqlite3.Connection, path: Path):
     migrate(connection, path, [*migrations(), SECOND])
-    edited = Migration(2, SECOND.name, SECOND.text + " ")
+    edited = Migration(SECOND.version, SECOND.name, SECOND.text + " ")
     before = path.read_bytes()
     with pytest.raises(StoreError) as caught:
         migrate(connection, path, [*migrations(), edited, THIRD])
@@ -115,13 +121,43 @@ def test_a_step_that_was_edited_after_it_ran_is_found(connection: sqlite3.Connec
     assert list(path.parent.glob("*.before-*")) == []
 
 
+def test_an_upgrade_marks_what_waits_and_counts_it(connection: sqlite3.Connection, path: Path):
+    migrate(connection, path, migrations()[:1])
+    tasks = [  # root, status, lane, priority
+        ("t1", "completed", None, 0),
+        ("t1", "running", "a", 0),
+        ("t1", "queued", None, 0),
+        ("t4", "completed", None, 0),
+        ("t4", "queued", "a", 0),
+        ("t6", "queued", "a", 1),
+        ("t7", "queued", "b", 0),
+        ("t8", "queued", None, 0),
+        ("t9", "scheduled", "b", 9),
+    ]
+    for number, (root, status, lane, priority) in enumerate(tasks, 1):
+        parent = None if root == f"t{number}" else root
+        connection.execute(
+            "INSERT INTO task (id, agent, description, params, priority, lane, status, timeout_seconds, max_attempts,"
+            " attempts_allowed, parent_id, conversation_id, request, caller, created_at, updated_at)"
+            " VALUES (?, 'echo', '', '', ?, ?, ?, 1, 1, 1, ?, ?, '', '', 1, 1)",
+            (f"t{number}", priority, lane, status, parent, root),
+        )
+    migrate(connection, path, migrations())
+    marked = "SELECT number FROM task WHERE {} ORDER BY number"
+    assert connection.execute(marked.format("behind_conversation")).fetchall() == [(3,)]
+    assert connection.execute(marked.format("behind_lane")).fetchall() == [(5,)]
+    assert connection.execute("SELECT agent, count FROM queue_length").fetchall() == [("echo", 5)]
+    connection.row_factory = sqlite3.Row
+    assert broken_queue(connection) == []
+
+
 async def test_opening_an_older_store_upgrades_it(path: Path, monkeypatch: pytest.MonkeyPatch):
     async with open_sqlite(path):
         pass
     monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), SECOND])
     async with open_sqlite(path):
         pass
-    assert path.with_name("offhand.db.before-2").exists()
+    assert path.with_name(f"offhand.db.before-{LAST + 1}").exists()
     connection = sqlite3.connect(path)
     assert "second" in tables(connection)
     connection.close()

@@ -12,13 +12,14 @@ import pytest
 
 import mcp_server
 from mcp_server import retention
-from mcp_server.attempts import Ending
+from mcp_server.attempts import Ending, RecordsRead
 from mcp_server.callers import DESK, calling_as
 from mcp_server.retention import Retention
 from mcp_server.settings import RetentionSettings
 from mcp_server.store import queries, sqlite
 from mcp_server.store.migrate import migrate, migrations
 from mcp_server.store.queries import statements
+from mcp_server.tasks import Task
 from tests.store.house import House, new_task, open_house
 from tests.store.tour import DONE, tour
 
@@ -141,9 +142,28 @@ async def read_everything(house: House) -> None:
     await house.attempts.read_output(claimed, "stdout", 0, 10)
     await house.attempts.conversation(claimed)
     await house.tasks.attempts(claimed)
+    await read_records(house, claimed)
+    await house.approvals.granted(claimed)
+    await house.approvals.pending_of(claimed)
+    await house.approvals.list(decided=True)
     await house.keys.authenticate("nobody's")
     await house.keys.list()
     await house.keys.any()
+
+
+async def read_records(house: House, task: Task) -> None:
+    """What the executor writes and reads of the records of a running attempt."""
+    attempts = house.attempts
+    await attempts.keep_records(task, RecordsRead(0, 10, ["counting carbon"], {"session": "s"}))
+    assert await attempts.records_read(task) == 10
+    assert await attempts.state(task) == {"session": "s"}
+    assert await house.tasks.has_state(task.conversation_id)
+    assert not await attempts.had_begun(task)
+    await attempts.quota_pauses(task)
+    await attempts.reports_before(task)
+    await attempts.first_of_conversation(task)
+    await house.tasks.create(new_task("carbon", agent="git"), id="r5")
+    await attempts.set_installed("git", False)
 
 
 async def read_catalogue(house: House) -> None:
@@ -160,7 +180,8 @@ async def read_catalogue(house: House) -> None:
 
 async def sweep_everything(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Delete all that has an age, and give back every page."""
-    for ending in (Ending("interrupted", "crash", {}, retry_at=house.clock()), DONE):
+    quota = Ending("interrupted", "quota", {}, retry_at=house.clock(), pause="quota")
+    for ending in (quota, Ending("interrupted", "crash", {}, retry_at=house.clock()), DONE):
         (task,) = await house.attempts.running() or [await house.attempts.claim(["echo"])]
         assert task is not None
         await house.attempts.append_output(task, [("stdout", 0, b"carbon")])
@@ -168,7 +189,9 @@ async def sweep_everything(house: House, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(retention, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(retention, "FREE_PAGES_KEPT", -1)
     house.clock.advance(1000 * 86400)
-    await Retention(house.database, RetentionSettings(), house.clock).sweep()
+    clones = house.path.parent / "clones"
+    (clones / "1").mkdir(parents=True)
+    await Retention(house.database, RetentionSettings(), house.clock, clones).sweep()
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +229,9 @@ def test_no_list_sorts_what_it_walks(plans: Mapping[str, list[str]]):
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        ("task_heads", "task_queue"),
+        ("task_heads", "task_front"),
         ("task_heads", "task_lane_busy"),
-        ("task_heads", "task_by_conversation"),
+        ("task_counts", "task_running"),
         ("task_due", "task_scheduled"),
         ("task_next_due", "task_scheduled"),
         ("task_list_status", "task_by_status"),

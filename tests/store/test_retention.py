@@ -15,6 +15,7 @@ from mcp_server.attempts import Ending
 from mcp_server.callers import DESK, calling_as
 from mcp_server.retention import Retention
 from mcp_server.settings import RetentionSettings
+from mcp_server.store.database import Transaction
 from mcp_server.tasks import Task
 from tests.hosting import hosted
 from tests.store.house import House, new_task, open_house
@@ -39,9 +40,9 @@ def kept(house: House, table: str) -> int:
     return count
 
 
-def sweeper(house: House, **days: int) -> Retention:
+def sweeper(house: House, clones: Path | None = None, **days: int) -> Retention:
     forever = dict.fromkeys(RetentionSettings.model_fields, 0)
-    return Retention(house.database, RetentionSettings(**forever | days), house.clock)
+    return Retention(house.database, RetentionSettings(**forever | days), house.clock, clones)
 
 
 async def finished_task(house: House, id: str, output: bytes = b"x" * 100) -> Task:
@@ -158,3 +159,80 @@ def pages(house: House) -> int:
     (count,) = connection.execute("PRAGMA page_count").fetchone()
     connection.close()
     return count
+
+
+def make_clone(clones: Path, name: str) -> Path:
+    """A clone as an agent may leave it: with folders that nobody may write to, and links."""
+    folder = clones / name
+    deep = folder / "work" / "cache"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
+    (folder / "work" / "elsewhere").symlink_to(clones.parent)
+    deep.chmod(0o500)
+    return folder
+
+
+async def test_a_clone_goes_when_nobody_used_its_conversation_for_long(house: House, tmp_path: Path):
+    clones = tmp_path / "clones"
+    old = await finished_task(house, "old")
+    used = await finished_task(house, "used")
+    followed = await finished_task(house, "followed")
+    waiting = await finished_task(house, "waiting")
+    folders = {task.id: make_clone(clones, str(task.number)) for task in (old, used, followed, waiting)}
+    follow_up = new_task("and then?", parent_id="waiting", conversation_id="waiting")
+    await house.tasks.create(follow_up, id="follow-up")
+    house.clock.advance(10 * DAY_SECONDS)
+    later = new_task("and then?", parent_id="followed", conversation_id="followed")
+    await house.tasks.create(later, id="later")
+    await house.tasks.cancel("later")
+    house.clock.advance(5 * DAY_SECONDS)
+    retried = await house.tasks.get("used")
+    await house.tasks.create(new_task("again", parent_id="used", conversation_id=retried.id))
+
+    gone = await sweeper(house, clones, clones_days=14).sweep()
+
+    assert gone["clones"] == 1
+    assert {name for name, folder in folders.items() if folder.exists()} == {"used", "followed", "waiting"}
+    assert tmp_path.exists()
+    assert (tmp_path / "offhand.db").exists(), "links are not followed"
+
+
+async def test_a_clone_whose_task_was_deleted_goes_at_once_and_what_is_not_ours_stays(house: House, tmp_path: Path):
+    clones = tmp_path / "clones"
+    orphan = make_clone(clones, "4711")
+    half_deleted = make_clone(clones, "12.going")
+    other = make_clone(clones, "not-a-number")
+    (clones / "note").write_text("x")
+    (clones / "99").symlink_to(tmp_path)
+    gone = await sweeper(house, clones).sweep()
+    assert gone["clones"] == 2
+    assert (orphan.exists(), half_deleted.exists(), other.exists()) == (False, False, True)
+    assert (tmp_path / "offhand.db").exists()
+
+
+async def test_without_an_age_a_clone_stays_with_its_conversation(house: House, tmp_path: Path):
+    task = await finished_task(house, "old")
+    folder = make_clone(tmp_path / "clones", str(task.number))
+    house.clock.advance(1000 * DAY_SECONDS)
+    assert (await sweeper(house, tmp_path / "clones").sweep())["clones"] == 0
+    assert folder.exists()
+
+
+async def test_what_was_asked_goes_with_the_events_but_not_while_its_task_goes_on(house: House):
+    async def asked(id: str) -> Task:
+        async def asking(transaction: Transaction, task: Task) -> None:
+            await house.approvals.ask(transaction, task, "task", {"task": id}, "May I?", None, house.clock())
+
+        task, _ = await house.tasks.create(new_task(id), id=id, asking=asking)
+        return task
+
+    for id in ("denied", "pending"):
+        await asked(id)
+    denied = await house.approvals.pending_of(await house.tasks.get("denied"))
+    assert denied is not None
+    await house.approvals.decide(denied.id, "deny", denied.hash)
+    house.clock.advance(300 * DAY_SECONDS)
+    assert (await sweeper(house, events_days=365).sweep())["approvals"] == 0
+    house.clock.advance(100 * DAY_SECONDS)
+    assert (await sweeper(house, events_days=365).sweep())["approvals"] == 1
+    assert await house.approvals.pending_of(await house.tasks.get("pending")) is not None

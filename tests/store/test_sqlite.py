@@ -419,7 +419,7 @@ async def test_a_newer_store_is_refused_and_left_as_it_is(path: Path):
     async with open_sqlite(path) as database:
         await database.write(count_up())
     connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO migration VALUES (2, 'from the future', 'unknown', 1)")
+    connection.execute("INSERT INTO migration SELECT max(version) + 1, 'from the future', 'unknown', 1 FROM migration")
     connection.commit()
     connection.close()
     before = path.read_bytes()

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from mcp_server.attempts import Ending
-from tests.store.house import House, new_task
+from mcp_server.store.database import Transaction
+from mcp_server.tasks import Task
+from tests.store.house import APPROVAL_SECONDS, House, new_task
 
 Chapter = Callable[[House, Callable[[str], None]], Awaitable[None]]
 
@@ -62,6 +64,33 @@ async def _work(house: House, done: Callable[[str], None]) -> None:
     done("cancelled t2")
 
 
+async def _approve(house: House, done: Callable[[str], None]) -> None:
+    async def ask(transaction: Transaction, task: Task) -> None:
+        action = {"agent": "echo", "task": task.id}
+        await house.approvals.ask(transaction, task, "task", action, "May it?", "+carbon", house.clock())
+
+    for name in ("p1", "p2", "p3", "p4"):
+        await house.tasks.create(new_task("weigh carbon"), name, ask)
+    done("asked p1")
+    approvals, _ = await house.approvals.list()
+    fourth, third, second, first = approvals
+    await house.approvals.decide(first.id, "approve", first.hash)
+    done("approved p1")
+    await house.approvals.decide(second.id, "deny", second.hash)
+    done("denied p2")
+    await house.tasks.cancel("p3")
+    done("withdrawn p3")
+    house.clock.advance(APPROVAL_SECONDS)
+    await house.approvals.expire_due()
+    done("expired p4")
+    await house.tasks.cancel("p1")
+    for id in ("p1", "p2"):
+        await house.tasks.retry(id, asking=ask)
+        await house.tasks.cancel(id)
+    done("asked again")
+    assert {third.task_id, fourth.task_id} == {"p3", "p4"}
+
+
 async def _administer(house: House, done: Callable[[str], None]) -> None:
     await house.keys.create("phone", token="a token that is long enough")
     done("key phone")
@@ -96,7 +125,7 @@ async def _delete(house: House, done: Callable[[str], None]) -> None:
     done("no session s1")
 
 
-CHAPTERS = (_keep, _work, _administer, _together, _delete)
+CHAPTERS = (_keep, _work, _approve, _administer, _together, _delete)
 """In this order; each needs what the earlier ones left."""
 
 

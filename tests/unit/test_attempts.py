@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcp_server.attempts import Ending
+from mcp_server.attempts import STATE_LIMIT_BYTES, Ending, RecordsRead
 from mcp_server.errors import ConflictError, NotFoundError
+from mcp_server.store.database import Transaction
 from mcp_server.tasks import FINAL, TRANSITIONS, Task
 from tests.store.house import House, new_task, open_house
 from tests.store.invariants import broken_invariants
@@ -191,6 +192,168 @@ async def test_what_was_cancelled_says_how_it_ended(ending: Ending, status: str,
     await house.tasks.cancel("t1")
     task = await house.attempts.finish(running, ending)
     assert (task.status, task.reason) == (status, reason)
+
+
+ASKS = Ending(status="interrupted", reason="asks", result={"text": "May I?"}, pause="asks", ask={"about": "tool"})
+
+
+async def test_a_question_lets_the_task_wait_and_costs_no_attempt(house: House):
+    await house.tasks.create(new_task(max_attempts=1), id="t1")
+    asked: list[Task] = []
+
+    async def ask(transaction: Transaction, task: Task, now: int) -> None:
+        assert now == house.clock()
+        asked.append(task)
+        await house.approvals.ask(transaction, task, "tool", {"argv": ["make"]}, "May I?", None, now)
+
+    waiting = await house.attempts.finish(await claimed(house), ASKS, ask)
+    assert (waiting.status, waiting.reason, waiting.result, waiting.attempts_allowed) == (
+        "waiting_approval",
+        "asks",
+        None,
+        2,
+    )
+    assert asked == [waiting]
+    (attempt,) = await house.tasks.attempts(waiting)
+    assert (attempt["status"], attempt["reason"]) == ("interrupted", "asks")
+
+
+async def test_a_question_that_cannot_be_put_leaves_the_attempt_as_it_was(house: House):
+    await house.tasks.create(new_task(), id="t1")
+    running = await claimed(house)
+
+    async def fail(*_: object) -> None:
+        raise ConflictError("No room.")
+
+    with pytest.raises(ConflictError, match="No room"):
+        await house.attempts.finish(running, ASKS, fail)
+    task = await house.tasks.get("t1")
+    assert (task.status, task.attempts_allowed) == ("running", 3)
+
+
+async def test_whoever_cancelled_meanwhile_is_not_asked(house: House):
+    await house.tasks.create(new_task(), id="t1")
+    running = await claimed(house)
+    await house.tasks.cancel("t1")
+
+    async def ask(*_: object) -> None:
+        raise AssertionError("asked")
+
+    task = await house.attempts.finish(running, ASKS, ask)
+    assert (task.status, task.reason, task.attempts_allowed) == ("cancelled", "cancelled_by_user", 3)
+
+
+async def test_a_quota_parks_the_task_and_costs_no_attempt_and_pauses_in_a_row_are_counted(house: House):
+    await house.tasks.create(new_task(max_attempts=1), id="t1")
+    for pauses in range(3):
+        task = await claimed(house)
+        assert await house.attempts.quota_pauses(task) == pauses
+        later = house.clock() + 1_000_000
+        quota = Ending(status="interrupted", reason="quota", result={}, retry_at=later, pause="quota")
+        parked = await house.attempts.finish(task, quota)
+        assert (parked.status, parked.reason, parked.run_after) == ("scheduled", "quota", later)
+        house.clock.advance(1)
+        await house.attempts.promote_due(["echo"])
+    task = await claimed(house)
+    assert (task.attempt, task.attempts_allowed, task.max_attempts) == (4, 4, 1)
+    await house.attempts.finish(task, Ending("interrupted", "interrupted", {}, retry_at=house.clock()))
+    assert await house.attempts.quota_pauses(await claimed(house)) == 0, "in a row"
+
+
+# Records
+
+
+async def remembered(house: House, *progress: str, start: int = 0, end: int = 10, **state: Any) -> Task:
+    """A running task of which these records were kept."""
+    await house.tasks.create(new_task(), id="t1")
+    task = await claimed(house)
+    await house.attempts.keep_records(task, RecordsRead(start, end, progress, state))
+    return await house.tasks.get("t1")
+
+
+def said(house: House) -> list[str]:
+    return [event.data["progress"] for event in house.told if event.kind == "task.progress"]
+
+
+async def test_progress_is_shown_and_told_of_but_not_twice_in_a_row(house: House):
+    task = await remembered(house, "reading", "editing", "editing", "reading")
+    assert task.progress == "reading"
+    assert task.record()["progress"] == "reading"
+    assert said(house) == ["reading", "editing", "reading"]
+
+
+async def test_progress_is_over_when_the_attempt_is(house: House):
+    task = await remembered(house, "editing")
+    assert (await house.tasks.cancel("t1")).progress == "editing", "it still does"
+    assert (await house.attempts.finish(task, STOPPED)).progress is None
+
+
+async def test_state_is_merged_and_shared_by_the_conversation(house: House):
+    task = await remembered(house, session="s-1", turn=1)
+    await house.attempts.keep_records(task, RecordsRead(10, 20, (), {"turn": 2}))
+    assert await house.attempts.state(task) == {"session": "s-1", "turn": 2}
+    await house.attempts.finish(task, FAILED)
+    follow_up = new_task("and then?", parent_id="t1", conversation_id="t1")
+    await house.tasks.create(follow_up, id="t2")
+    later = await claimed(house)
+    assert await house.attempts.state(later) == {"session": "s-1", "turn": 2}
+    assert await house.attempts.first_of_conversation(later) == task.number
+    assert await house.tasks.has_state("t1")
+    assert not await house.tasks.has_state("t2")
+
+
+async def test_what_is_too_much_to_remember_is_left_out_and_the_rest_stays(house: House):
+    task = await remembered(house, session="s-1")
+    await house.attempts.keep_records(task, RecordsRead(10, 20, ("on",), {"all": "x" * STATE_LIMIT_BYTES}))
+    assert await house.attempts.state(task) == {"session": "s-1"}
+    assert await house.attempts.records_read(task) == 20
+
+
+@pytest.mark.parametrize("start", [0, 5, 20])
+async def test_records_are_kept_once_and_in_their_order(house: House, start: int):
+    task = await remembered(house, "one", session="s-1")
+    with pytest.raises(ConflictError):
+        await house.attempts.keep_records(task, RecordsRead(start, 30, ("two",), {"session": "s-2"}))
+    assert said(house) == ["one"]
+    assert await house.attempts.state(task) == {"session": "s-1"}
+    assert await house.attempts.records_read(task) == 10
+
+
+async def test_records_that_come_late_change_nothing(house: House):
+    task = await remembered(house, "one")
+    adopted = await house.attempts.adopt(task.number)
+    with pytest.raises(ConflictError):
+        await house.attempts.keep_records(task, RecordsRead(10, 20, ("two",)))
+    await house.attempts.keep_records(adopted, RecordsRead(10, 20, ("three",)))
+    await house.attempts.finish(adopted, DONE)
+    with pytest.raises(ConflictError):
+        await house.attempts.keep_records(adopted, RecordsRead(20, 30, ("four",)))
+    assert said(house) == ["one", "three"]
+
+
+async def test_an_attempt_knows_whether_one_before_it_had_begun(house: House):
+    task = await remembered(house, "one")
+    assert not await house.attempts.had_begun(task)
+    await house.attempts.finish(task, Ending("interrupted", "interrupted", {}, retry_at=house.clock()))
+    assert await house.attempts.had_begun(await claimed(house))
+
+
+async def test_what_is_queued_says_whether_it_waits_for_its_agent(house: House):
+    for number in range(3):
+        await house.tasks.create(new_task(), id=f"t{number}")
+    await house.tasks.create(new_task(agent="git"), id="other")
+    running = await claimed(house)
+    await house.attempts.set_installed("echo", False)
+    assert [(await house.tasks.get(f"t{number}")).reason for number in range(3)] == [None] + ["agent_not_installed"] * 2
+    assert (await house.tasks.get("t1")).settled
+    assert (await house.tasks.get("other")).reason is None
+    told = len(house.told)
+    await house.attempts.set_installed("echo", False)
+    assert len(house.told) == told, "nothing changed"
+    await house.attempts.set_installed("echo", True)
+    assert (await house.tasks.get("t1")).reason is None
+    assert house.kinds()[-1] == "task.changed"
+    assert (await house.tasks.get(running.id)).status == "running"
 
 
 async def test_survivors_of_an_attempt_are_never_tried_again(house: House):

@@ -12,10 +12,12 @@ import pytest
 
 from mcp_server.agent import Availability, Checked, Exit, Invocation, Outcome, WorkOrder
 from mcp_server.agents.registry import AgentRegistry
-from mcp_server.attempts import Ending
+from mcp_server.attempts import Ending, RecordsRead
 from mcp_server.callers import Caller, calling_as
+from mcp_server.clock import iso
 from mcp_server.delegation import Delegation, Order
 from mcp_server.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError, TooLargeError
+from mcp_server.fingerprint import fingerprint
 from mcp_server.policy import Policy
 from mcp_server.settings import PolicyRule
 from mcp_server.workspaces import Workspaces
@@ -41,11 +43,18 @@ class ProbeAgent:
     def availability(self) -> Availability:
         return Availability(installed=self.installed)
 
+    def look(self) -> None:
+        raise NotImplementedError
+
     def check(self, order: WorkOrder) -> Checked:
         self.checked.append(order)
         if "refuse" in order.params:
             raise InvalidError("The agent cannot take this.", field="params.refuse", fix="Leave it out.")
-        return Checked(argv=tuple(order.params.get("command", ())), reads_only=bool(order.params.get("reads")))
+        return Checked(
+            argv=tuple(order.params.get("command", ())),
+            reads_only=bool(order.params.get("reads")),
+            contained=self.name == "claude_code" and order.params.get("profile") != "full",
+        )
 
     def invocation(self, order: WorkOrder) -> Invocation:
         raise NotImplementedError
@@ -73,7 +82,9 @@ def delegation(house: House, workspace: Path, agents: Mapping[str, ProbeAgent]) 
         PolicyRule(decision="deny", agent="shell", command=("rm", "*")),
     )
     registry = AgentRegistry(agents.values())
-    return Delegation(registry, Workspaces({"work": workspace}), Policy(rules), house.tasks, house.clock)
+    return Delegation(
+        registry, Workspaces({"work": workspace}), Policy(rules), house.tasks, house.approvals, house.clock
+    )
 
 
 def order(agent: str = "echo", **fields: Any) -> Order:
@@ -227,14 +238,17 @@ async def test_the_policy_decides_by_caller_and_command(delegation: Delegation, 
         return order("shell", params={"command": list(command)})
 
     with calling_as(PHONE):
-        for refused in (shell("ls"), shell("rm", "x")):
-            with pytest.raises(ForbiddenError) as caught:
-                await delegation.delegate(refused)
-            assert caught.value.issues[0].field == "agent"
+        with pytest.raises(ForbiddenError) as caught:
+            await delegation.delegate(shell("rm", "x"))
+        assert caught.value.issues[0].field == "agent"
         assert house.told == []
         task, _ = await delegation.delegate(shell("pytest", "-q"))
         assert task.caller == {"level": "phone", "name": "my phone", "key_id": "key_1"}
-    await delegation.delegate(shell("ls"))
+        assert task.status == "queued"
+        waiting, _ = await delegation.delegate(shell("ls"))
+        assert waiting.status == "waiting_approval"
+    task, _ = await delegation.delegate(shell("ls"))
+    assert task.status == "queued"
     with pytest.raises(ForbiddenError):
         await delegation.delegate(shell("rm", "x"))
 
@@ -242,10 +256,120 @@ async def test_the_policy_decides_by_caller_and_command(delegation: Delegation, 
 async def test_a_retry_needs_the_same_leave_as_a_new_order(delegation: Delegation, house: House):
     task, _ = await delegation.delegate(order("shell", params={"command": ["ls"]}))
     await house.tasks.cancel(task.id)
-    with calling_as(PHONE), pytest.raises(ForbiddenError):
-        await delegation.retry(task.id)
-    assert (await house.tasks.get(task.id)).status == "cancelled"
+    with calling_as(PHONE):
+        assert (await delegation.retry(task.id)).status == "waiting_approval"
+    await house.tasks.cancel(task.id)
     assert (await delegation.retry(task.id)).status == "queued"
+
+
+@pytest.mark.parametrize("agent", ["shell", "claude_code"])
+async def test_what_is_asked_names_everything_that_will_be_done(
+    agent: str, delegation: Delegation, house: House, workspace: Path
+):
+    (workspace / "sub").mkdir()
+    given: dict[str, Any] = {"command": ["pip", "install", "x y"]} if agent == "shell" else {"profile": "full"}
+    asked = order(agent, params=given, workspace="work", working_dir="sub", run_after=60, task_id="t1")
+    with calling_as(PHONE):
+        task, created = await delegation.delegate(asked)
+        again, repeated = await delegation.delegate(asked)
+    assert (task.status, task.reason, task.settled, created, repeated) == ("waiting_approval", None, True, True, False)
+    assert task == again
+    (approval,), _ = await house.approvals.list(decided=True)
+    assert approval.action == {
+        "task": "t1",
+        "agent": agent,
+        "argv": given.get("command"),
+        "description": "do it",
+        "params": given,
+        "workspace": "work",
+        "cwd": str(workspace / "sub"),
+        "continues": None,
+        "run_after": iso(task.run_after),
+    }
+    assert approval.hash == fingerprint(approval.action)
+    assert approval.asked_by == PHONE.record()
+    expected = {"shell": "shell is to run pip install 'x y' in work.", "claude_code": "to do this in work: do it."}
+    assert expected[agent] in approval.say
+
+
+async def test_a_waiting_task_under_the_same_id_takes_no_other_order(delegation: Delegation, house: House):
+    """Else what was looked at would not be what is approved."""
+    with calling_as(PHONE):
+        await delegation.delegate(order("shell", params={"command": ["ls"]}, task_id="t1"))
+        for command in (["rm", "x"], ["ls", "-l"], ["pytest"]):
+            with pytest.raises((ConflictError, ForbiddenError)):
+                await delegation.delegate(order("shell", params={"command": command}, task_id="t1"))
+    (approval,), _ = await house.approvals.list(decided=True)
+    assert approval.action["argv"] == ["ls"]
+
+
+async def test_a_denied_order_is_asked_about_again_when_the_phone_retries_it(delegation: Delegation, house: House):
+    asked = order("shell", params={"command": ["ls"]}, task_id="t1")
+    with calling_as(PHONE):
+        task, _ = await delegation.delegate(asked)
+    (first,), _ = await house.approvals.list()
+    await house.approvals.decide(first.id, "deny", first.hash)
+    with calling_as(PHONE):
+        assert (await delegation.delegate(asked))[0].status == "cancelled", "the same order is the same task"
+        assert (await delegation.retry(task.id, priority=5)).status == "waiting_approval"
+        assert (await delegation.retry(task.id)).status == "waiting_approval"
+    (second,), _ = await house.approvals.list()
+    assert second.id != first.id
+    assert second.action == first.action
+
+
+async def test_an_approved_order_that_ran_is_asked_about_again_when_the_phone_retries_it(
+    delegation: Delegation, house: House
+):
+    with calling_as(PHONE):
+        task, _ = await delegation.delegate(order("shell", params={"command": ["ls"]}))
+    (approval,), _ = await house.approvals.list()
+    await house.approvals.decide(approval.id, "approve", approval.hash)
+    await finish(house, "shell", Ending(status="failed", reason="exit_code", result={"text": ""}))
+    with calling_as(PHONE):
+        assert (await delegation.retry(task.id)).status == "waiting_approval"
+
+
+async def test_a_follow_up_may_do_what_its_task_might_and_is_asked_about_alike(delegation: Delegation, house: House):
+    await delegation.delegate(order("claude_code", task_id="t1", params={"profile": "full", "command": ["x"]}))
+    with calling_as(PHONE):
+        second, _ = await delegation.follow_up("t1", "and more", "t2")
+        await delegation.follow_up("t1", "and more", "t2")
+    assert (second.status, second.params) == ("waiting_approval", {"profile": "full"})
+    (approval,), _ = await house.approvals.list(decided=True)
+    expected = {"description": "and more", "continues": "t1", "params": {"profile": "full"}}
+    assert {name: approval.action[name] for name in expected} == expected
+    with calling_as(PHONE):
+        await delegation.delegate(order("claude_code", task_id="t3", params={"profile": "review"}))
+        fourth, _ = await delegation.follow_up("t3", "and more")
+    assert (fourth.status, fourth.params) == ("queued", {"profile": "review"})
+
+
+async def test_work_from_a_hook_is_denied(delegation: Delegation, house: House):
+    hook = Caller("hook", "github", frozenset({"read", "submit"}))
+    for asked in (order(), order("claude_code"), order("shell", params={"command": ["ls"], "reads": True})):
+        with calling_as(hook), pytest.raises(ForbiddenError):
+            await delegation.delegate(asked)
+    assert house.told == []
+
+
+async def test_bad_input_is_refused_before_anybody_is_asked(delegation: Delegation, house: House):
+    with calling_as(PHONE):
+        for wrong in ({"session_id": "nobody"}, {"priority": 9999}, {"task_id": "a b"}, {"lane": " "}):
+            with pytest.raises((InvalidError, NotFoundError)):
+                await delegation.delegate(order("shell", params={"command": ["ls"]}, **wrong))
+    assert house.told == []
+    assert await house.approvals.list(decided=True) == ([], None)
+
+
+async def test_a_conversation_that_an_agent_remembers_goes_on_after_a_failure(delegation: Delegation, house: House):
+    await delegation.delegate(order(task_id="t1"))
+    claimed = await house.attempts.claim(["echo"])
+    assert claimed is not None
+    await house.attempts.keep_records(claimed, RecordsRead(0, 10, state={"conversation": "c1"}))
+    await house.attempts.finish(claimed, Ending(status="failed", reason="x", result={"text": ""}))
+    second, _ = await delegation.follow_up("t1", "and more")
+    assert (second.status, second.conversation_id) == ("queued", "t1")
 
 
 async def test_the_same_order_again_is_the_same_task(delegation: Delegation, house: House):

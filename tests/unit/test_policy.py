@@ -18,7 +18,8 @@ CALLERS = {"desk": DESK, "phone": PHONE, "hook": HOOK}
 GIT_STATUS = Action("git", ("git", "status"), "work", reads_only=True)
 GIT_PUSH = Action("git", ("git", "push"), "work", reads_only=False)
 RM = Action("shell", ("rm", "-rf", "x"), "work", reads_only=False)
-CLAUDE = Action("claude_code", (), "work", reads_only=False)
+CLAUDE = Action("claude_code", (), "work", reads_only=False, contained=True)
+CLAUDE_AT_LARGE = Action("claude_code", (), "work", reads_only=False)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,8 @@ CLAUDE = Action("claude_code", (), "work", reads_only=False)
         ("phone", GIT_PUSH, "ask"),
         ("phone", RM, "ask"),
         ("phone", CLAUDE, "allow"),
+        ("phone", CLAUDE_AT_LARGE, "ask"),
+        ("desk", CLAUDE_AT_LARGE, "allow"),
         ("phone", Action("echo", ("echo",), None, reads_only=True), "allow"),
         ("phone", Action("something new", (), None, reads_only=False), "ask"),
         ("hook", GIT_STATUS, "deny"),
@@ -103,21 +106,29 @@ def test_a_pattern_without_stars_matches_itself_and_with_a_last_star_any_rest(he
     assert not command_matches(plain, [*plain, "more"])
 
 
-def test_what_would_be_asked_about_is_refused_and_says_so():
-    with pytest.raises(ForbiddenError) as caught:
-        Policy([]).require(PHONE, RM)
-    assert "needs approval, and this release cannot ask" in caught.value.message
-    assert "not started" in caught.value.message
-    assert "[[policy]]" in caught.value.issues[0].fix
-    assert "Nothing was started" in caught.value.say
+def test_a_rule_of_the_users_holds_also_for_what_is_contained():
+    assert Policy([PolicyRule(decision="ask", agent="claude_code")]).decide(PHONE, CLAUDE) == "ask"
+    assert Policy([PolicyRule(decision="deny", level="phone")]).decide(PHONE, CLAUDE) == "deny"
+    assert Policy([PolicyRule(decision="allow", level="phone")]).decide(PHONE, CLAUDE_AT_LARGE) == "allow"
+    assert Policy([PolicyRule(decision="ask")]).decide(DESK, CLAUDE) == "ask", "also at the desk"
+
+
+def test_a_rule_about_commands_says_nothing_of_an_agent_that_is_told_in_words():
+    rule = PolicyRule(decision="allow", agent="claude_code", command=("*",))
+    assert Policy([rule]).decide(PHONE, CLAUDE_AT_LARGE) == "ask"
+
+
+def test_the_user_is_asked_where_the_rules_say_so():
+    assert Policy([]).asks(PHONE, RM)
+    assert not Policy([]).asks(PHONE, GIT_STATUS)
+    assert not Policy([]).asks(DESK, RM)
 
 
 def test_what_is_denied_is_refused_and_says_where_the_rules_are():
     with pytest.raises(ForbiddenError) as caught:
-        Policy([]).require(HOOK, CLAUDE)
+        Policy([]).asks(HOOK, CLAUDE)
     assert "denied" in caught.value.message
     assert "offhand.toml" in caught.value.issues[0].fix
-    Policy([]).require(PHONE, GIT_STATUS)
 
 
 @pytest.mark.parametrize("scope", SCOPES)

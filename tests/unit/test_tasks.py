@@ -348,8 +348,8 @@ def test_the_table_is_the_one_of_the_design():
     assert TRANSITIONS.keys() == set(Status.__args__)
     assert {status: following for status, following in TRANSITIONS.items() if status in FINAL} == {
         "completed": frozenset(),
-        "failed": {"queued"},
-        "cancelled": {"queued"},
+        "failed": {"queued", "waiting_approval"},
+        "cancelled": {"queued", "waiting_approval"},
     }
     assert TRANSITIONS["running"] >= {"completed", "failed", "cancelling", "waiting_approval"}
     assert "cancelled" not in TRANSITIONS["running"], "what runs is cancelled only after its processes are dead"

@@ -18,6 +18,12 @@ ENDINGS = st.builds(
     result=st.just({}),
     retry_at=st.one_of(st.none(), st.integers(NOW - 10_000_000, NOW + 10_000_000)),
 )
+PAUSES = st.one_of(
+    st.just(Ending("interrupted", "asks", {}, pause="asks")),
+    st.integers(NOW - 10_000_000, NOW + 10_000_000).map(
+        lambda at: Ending("interrupted", "quota", {}, pause="quota", retry_at=at)
+    ),
+)
 
 
 def task(status: Any) -> Task:
@@ -42,12 +48,23 @@ def test_from_every_state_every_end_can_be_reached_or_is_there_already():
     assert TRANSITIONS["completed"] == frozenset(), "what is done is not done again"
 
 
-def test_a_task_runs_only_out_of_the_queue_or_after_an_approval():
+def test_a_task_runs_only_out_of_the_queue():
     before = {state for state, following in TRANSITIONS.items() if "running" in following}
-    assert before == {"queued", "waiting_approval"}
+    assert before == {"queued"}
 
 
-@given(st.sampled_from(["running", "cancelling"]), ENDINGS)
+@given(PAUSES)
+def test_a_pause_waits_for_the_answer_or_the_time_but_not_where_somebody_asked_for_a_cancel(ending: Ending):
+    to_status, reason, run_after = _next(task("running"), ending, NOW)
+    assert reason == ending.pause
+    if ending.pause == "asks":
+        assert (to_status, run_after) == ("waiting_approval", None)
+    else:
+        assert to_status == ("scheduled" if run_after else "queued")
+    assert _next(task("cancelling"), ending, NOW)[0] == "cancelled"
+
+
+@given(st.sampled_from(["running", "cancelling"]), st.one_of(ENDINGS, PAUSES))
 def test_every_end_of_an_attempt_is_a_step_of_the_table(status: str, ending: Ending):
     to_status, _, run_after = _next(task(status), ending, NOW)
     assert to_status in TRANSITIONS[status]  # type: ignore[index]

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.no_agents import AS_VARIABLE
 from tests.server.gate import Gate
 from tests.server.processes import Place, ServerProcess
 
@@ -20,7 +21,7 @@ def server() -> Generator[ServerProcess]:
     """Serves for all tests of this folder."""
     with tempfile.TemporaryDirectory(prefix="oh-") as folder:
         place = Place.make(Path(folder))
-        running = ServerProcess.start(place)
+        running = ServerProcess.start(place, **AS_VARIABLE)
         try:
             yield running
         finally:

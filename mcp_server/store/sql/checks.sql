@@ -19,7 +19,7 @@ SELECT (SELECT count(*) FROM document WHERE rowid NOT IN (SELECT id FROM search_
 
 -- check_attempts_open: attempts that go on although their task does not
 SELECT count(*) AS count FROM attempt JOIN task ON task.number = attempt.task_number
-WHERE attempt.status = 'running' AND (task.status NOT IN ('running', 'cancelling', 'waiting_approval')
+WHERE attempt.status = 'running' AND (task.status NOT IN ('running', 'cancelling')
                                       OR attempt.attempt < task.attempt);
 
 -- check_ends_without_time: finished tasks without the time of their end
@@ -31,6 +31,20 @@ SELECT count(*) AS count FROM task WHERE status = 'scheduled' AND run_after IS N
 -- check_fence_behind: by how much the counter is behind the highest number that was given out
 SELECT max(0, coalesce((SELECT max(fence) FROM task), 0)
               - coalesce((SELECT value FROM counter WHERE name = 'fence'), 0)) AS count;
+
+-- check_behind_conversation: queued tasks whose mark of their conversation does not fit
+SELECT count(*) AS count FROM task JOIN task_place AS place USING (number)
+WHERE task.behind_conversation <> place.behind_conversation;
+
+-- check_behind_lane: queued tasks whose mark of their lane does not fit
+SELECT count(*) AS count FROM task JOIN task_place AS place USING (number)
+WHERE task.behind_lane <> place.behind_lane;
+
+-- check_queue_length: agents whose queue is longer or shorter than it is said to be
+SELECT count(*) AS count FROM (
+    SELECT agent FROM (SELECT agent, count FROM queue_length
+                       UNION ALL SELECT agent, -count(*) FROM task WHERE status = 'queued' GROUP BY agent)
+    GROUP BY agent HAVING sum(count) <> 0);
 
 -- repair_session_of_chunk: sessions that chunks belong to, made anew
 INSERT INTO session (id, title, participants, metadata, status, request, caller, created_at, updated_at)
@@ -84,7 +98,7 @@ INSERT INTO search_text (rowid, title, body, facets) SELECT rowid, title, body, 
 -- repair_attempts_open: nobody knows how they ended
 UPDATE attempt SET status = 'interrupted', reason = 'interrupted', finished_at = :now
 WHERE status = 'running' AND EXISTS (
-    SELECT 1 FROM task WHERE number = task_number AND (task.status NOT IN ('running', 'cancelling', 'waiting_approval')
+    SELECT 1 FROM task WHERE number = task_number AND (task.status NOT IN ('running', 'cancelling')
                                                        OR attempt.attempt < task.attempt));
 
 -- repair_ends_without_time: the last change was the end
@@ -96,3 +110,18 @@ UPDATE task SET run_after = :now WHERE status = 'scheduled' AND run_after IS NUL
 -- repair_fence_behind: go on from the highest number
 INSERT INTO counter (name, value) SELECT 'fence', coalesce(max(fence), 0) FROM task WHERE true
 ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value);
+
+-- repair_behind_conversation: mark anew what stands behind its conversation
+UPDATE task SET behind_conversation = 1 - behind_conversation
+WHERE behind_conversation <> (SELECT place.behind_conversation FROM task_place AS place
+                              WHERE place.number = task.number);
+
+-- repair_behind_lane: mark anew what stands behind another of its lane
+UPDATE task SET behind_lane = 1 - behind_lane
+WHERE behind_lane <> (SELECT place.behind_lane FROM task_place AS place WHERE place.number = task.number);
+
+-- repair_queue_length: count anew; of an agent with nothing to do a zero stays
+INSERT INTO queue_length (agent, count)
+SELECT agent, sum(waiting) FROM (SELECT agent, 0 AS waiting FROM queue_length
+                                 UNION ALL SELECT agent, 1 FROM task WHERE status = 'queued') GROUP BY agent
+ON CONFLICT (agent) DO UPDATE SET count = excluded.count;

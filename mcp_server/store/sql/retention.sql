@@ -2,6 +2,18 @@
 DELETE FROM event
 WHERE sequence IN (SELECT sequence FROM event ORDER BY sequence LIMIT :limit) AND at < :before;
 
+-- retention_approvals: of what the user was asked, what came before a time and is over, with its task
+DELETE FROM approval
+WHERE seq IN (SELECT approval.seq FROM approval CROSS JOIN task ON task.number = approval.task_number
+              WHERE approval.created_at < :before AND approval.status <> 'pending' AND task.finished_at < :before
+              ORDER BY approval.seq LIMIT :limit);
+
+-- retention_conversation: when the conversation that began with a task was last used, and how much of it is open
+SELECT max(later.updated_at) AS used_at,
+       coalesce(sum(later.status NOT IN ('completed', 'failed', 'cancelled')), 0) AS open
+FROM task AS first JOIN task AS later ON later.conversation_id = first.id
+WHERE first.number = :number;
+
 -- retention_next_output: the next task of which output is kept
 SELECT min(task_number) AS number FROM output WHERE task_number > :after;
 

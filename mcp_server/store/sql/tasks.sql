@@ -7,15 +7,16 @@ SELECT * FROM task WHERE number = :number;
 -- task_insert: a new task
 INSERT INTO task (id, session_id, agent, task_type, description, params, workspace, cwd, priority, lane, status, reason,
                   run_after, timeout_seconds, max_attempts, attempts_allowed, parent_id, conversation_id, request,
-                  caller, created_at, updated_at)
+                  contained, caller, created_at, updated_at)
 VALUES (:id, :session_id, :agent, :task_type, :description, :params, :workspace, :cwd, :priority, :lane, :status,
         :reason, :run_after, :timeout_seconds, :max_attempts, :max_attempts, :parent_id, :conversation_id, :request,
-        :caller, :now, :now)
+        :contained, :caller, :now, :now)
 RETURNING *;
 
 -- task_move: the one change of state; the old state stands in the WHERE
 UPDATE task
 SET status = :to_status, reason = :reason, run_after = :run_after, updated_at = :now,
+    progress = CASE WHEN :to_status = 'cancelling' THEN progress END,
     finished_at = CASE WHEN :final THEN :now ELSE NULL END
 WHERE number = :number AND status = :from_status AND (:fence IS NULL OR fence = :fence)
 RETURNING *;
@@ -41,18 +42,32 @@ UPDATE task SET priority = :priority, lane = :lane, updated_at = :now WHERE numb
 RETURNING *;
 
 -- task_allow_attempts: more attempts, for a retry by hand
-UPDATE task SET attempts_allowed = attempt + max_attempts WHERE number = :number;
+UPDATE task SET attempts_allowed = attempt + max_attempts, contained = :contained WHERE number = :number;
+
+-- task_allow_pause: an attempt that ended in a pause counts for none
+UPDATE task SET attempts_allowed = attempts_allowed + 1 WHERE number = :number AND fence = :fence;
+
+-- task_progress: what the agent does now
+UPDATE task SET progress = :progress, updated_at = :now WHERE number = :number AND fence = :fence;
+
+-- task_queued_of: the queued tasks of one agent whose reason is not the given one, oldest first
+SELECT number FROM task INDEXED BY task_by_status
+WHERE status = 'queued' AND agent = :agent AND number > :after
+  AND (reason IS 'agent_not_installed') <> (:reason IS 'agent_not_installed')
+ORDER BY number LIMIT :limit;
+
+-- task_set_reason: why a queued task waits
+UPDATE task SET reason = :reason, updated_at = :now WHERE number = :number AND status = 'queued'
+RETURNING *;
 
 -- task_refund_attempt: an attempt that never began costs none
 UPDATE task SET attempt = attempt - 1 WHERE number = :number AND fence = :fence;
 
 -- task_heads: the next task of one agent whose lane is free, and whose conversation has come to it
-SELECT number, priority FROM task
-WHERE status = 'queued' AND agent = :agent
-  AND (parent_id IS NULL OR (SELECT 1 FROM task AS earlier  -- the newest first: what waits stands behind what waits
-                             WHERE earlier.conversation_id = task.conversation_id AND earlier.number < task.number
-                               AND earlier.status NOT IN ('completed', 'failed', 'cancelled')
-                             ORDER BY earlier.number DESC LIMIT 1) IS NULL)
+-- Of each lane the index holds the first only: no more are passed over than lanes are busy. One that waits for approval
+-- holds up its conversation but not its lane: nothing of it runs, and an answer may take days.
+SELECT number, priority FROM task INDEXED BY task_front
+WHERE status = 'queued' AND behind_conversation = 0 AND behind_lane = 0 AND agent = :agent
   AND (lane IS NULL OR NOT EXISTS (SELECT 1 FROM task AS busy INDEXED BY task_lane_busy
                                    WHERE busy.lane = task.lane AND busy.lane IS NOT NULL
                                    AND busy.status IN ('running', 'cancelling')))
@@ -69,8 +84,10 @@ SELECT min(run_after) AS run_after FROM task INDEXED BY task_scheduled WHERE sta
 SELECT * FROM task WHERE status IN ('running', 'cancelling') ORDER BY number;
 
 -- task_counts: how many tasks of each agent are running and waiting
-SELECT agent, status, count(*) AS count FROM task
-WHERE status IN ('queued', 'running', 'cancelling') GROUP BY agent, status;
+SELECT agent, 'queued' AS status, count FROM queue_length WHERE count > 0
+UNION ALL
+SELECT agent, status, count(*) FROM task INDEXED BY task_running
+WHERE status IN ('running', 'cancelling') GROUP BY agent, status;
 
 -- task_list: newest first
 SELECT * FROM task WHERE number < :before ORDER BY number DESC LIMIT :limit;
@@ -124,6 +141,31 @@ WHERE task_number = :task_number AND attempt = :attempt AND status = 'running';
 
 -- attempt_delete: an attempt that never began
 DELETE FROM attempt WHERE task_number = :task_number AND attempt = :attempt;
+
+-- attempt_records_read: the records up to `end` are told of; once, and by the attempt that holds the fence
+UPDATE attempt SET records_read = :end
+WHERE task_number = :task_number AND attempt = :attempt AND records_read = :start AND status = 'running'
+  AND EXISTS (SELECT 1 FROM task WHERE number = :task_number AND fence = :fence);
+
+-- attempt_records: up to where the records of an attempt are told of
+SELECT records_read FROM attempt WHERE task_number = :task_number AND attempt = :attempt;
+
+-- attempt_before: whether an earlier attempt of a task had begun to work
+SELECT 1 AS begun FROM attempt WHERE task_number = :task_number AND attempt < :attempt AND records_read > 0 LIMIT 1;
+
+-- attempt_quota_pauses: how many attempts in a row, up to the given one, found the quota used up
+SELECT count(*) AS count FROM attempt
+WHERE task_number = :task_number AND attempt < :attempt AND reason = 'quota'
+  AND attempt > coalesce((SELECT max(attempt) FROM attempt WHERE task_number = :task_number AND attempt < :attempt
+                          AND reason IS NOT 'quota'), 0);
+
+-- conversation_state: what an agent remembers of a conversation
+SELECT state FROM conversation_state WHERE conversation_id = :conversation_id;
+
+-- conversation_remember: what an agent remembers of a conversation, from now on
+INSERT INTO conversation_state (conversation_id, agent, state, updated_at)
+VALUES (:conversation_id, :agent, :state, :now)
+ON CONFLICT (conversation_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at;
 
 -- attempt_list: all attempts of a task
 SELECT * FROM attempt WHERE task_number = :task_number ORDER BY attempt;
