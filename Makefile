@@ -19,7 +19,7 @@ test: $(VENV)/dev.stamp ## Run the tests and the checks that need no other progr
 	$(BIN)/python -m pytest -q $(ARGS)
 
 acceptance: $(VENV)/dev.stamp ## Run real clients against the server as it ships
-	$(BIN)/python -m pytest -q -m acceptance tests/acceptance $(ARGS)
+	$(BIN)/python -m pytest -q -m acceptance -n 3 --dist loadfile tests/acceptance $(ARGS)
 
 chaos: $(VENV)/dev.stamp ## Kill servers and supervisors 200 times over 1,000 tasks, and account for everything
 	$(BIN)/python -m tests.chaos $(ARGS)

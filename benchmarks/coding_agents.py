@@ -71,7 +71,7 @@ class Runs:
         """Delegated, followed, and read."""
         begin = time.perf_counter()
         task = self._connection.call(
-            "delegate_task", agent="claude_code", description=self._prompt, workspace=WORKSPACE
+            "delegate_task", agent="claude_code", description=self._prompt, workspace=WORKSPACE, wait=0
         )
         self._connection.follow(f"task://{task['id']}")
         first = 0.0
@@ -100,7 +100,9 @@ class Runs:
 
     def memory(self) -> float:
         """Of a task whose model has fallen silent."""
-        task = self._connection.call("delegate_task", agent="claude_code", description="[[hang]]", workspace=WORKSPACE)
+        task = self._connection.call(
+            "delegate_task", agent="claude_code", description="[[hang]]", workspace=WORKSPACE, wait=0
+        )
         before = len(self._desk.model.requests)
         _wait_for_silence(self._desk.model, before)
         [folder] = (self._desk.home / "attempts").glob(f"{task['number']}-*")

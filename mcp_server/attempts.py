@@ -322,9 +322,9 @@ class Attempts:
         return await self._database.write(body)
 
     async def conversation(self, task: Task) -> tuple[str, ...]:
-        """Messages and answers of the conversation before this task, oldest first."""
+        """Messages and answers of the conversation before this task, oldest first; also of what began and failed."""
         rows = await self._database.all("task_conversation", conversation_id=task.conversation_id, number=task.number)
-        return tuple(text for row in rows for text in (row["description"], row["summary"] or ""))
+        return tuple(text for row in rows for text in (row["description"], row["summary"]) if text)
 
     async def tell(self, kind: str, subject: str, caller: Caller | None = None, **facts: Any) -> None:
         """Write an event of the executor that belongs to no task."""

@@ -124,7 +124,7 @@ class Prompts:
         lines = [
             "Hand this work to an agent on my machine with delegate_task; do not do it yourself:",
             _quoted(given["what"]),
-            f"Agent: {_quoted(agent) if agent else 'the one that fits best; list_agents says which are installed'}. "
+            f"Agent: {_quoted(agent) if agent else 'the one that fits best; list_agents says which are ready'}. "
             f"Workspace: {self._workspace_words(given.get('workspace'))}.",
             "A coding agent gets the work as description, word for word; git and shell a command as params.command.",
             "If it is not done at once, tell me that it runs, and follow it with get_task (wait up to 45). Never "
@@ -213,7 +213,7 @@ def _paragraphs(lines: list[str], given: Mapping[str, str]) -> str:
 
 
 def _agent_line(agent: Mapping[str, Any]) -> str:
-    state = "installed" if agent["installed"] else "not installed"
+    state = "ready" if agent["ready"] else "not ready" if agent["installed"] else "not installed"
     return f"- {agent['name']} ({state}): {agent['description']}"
 
 

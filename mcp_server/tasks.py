@@ -39,6 +39,9 @@ WAITING_REASONS = frozenset({"agent_not_installed"})
 Asking = Callable[[Transaction, "Task"], Awaitable[None]]
 """Asks the user about a task, in the transaction that makes it `waiting_approval`."""
 
+USED = ("turns", "input_tokens", "output_tokens", "cost_usd")
+"""What coding agents report of what they used."""
+
 NEWEST = 2**62
 PRIORITY_LIMIT = 1000
 
@@ -236,11 +239,12 @@ class Tasks:
         return [Task.of(row) for row in rows[:limit]], following
 
     async def attempts(self, task: Task) -> list[Row]:
-        """Every attempt of a task, oldest first."""
+        """Every attempt of a task, oldest first. With what it used, and where its work lies, as far as it said so."""
         rows = await self._database.all("attempt_list", task_number=task.number)
         return [
             {name: row[name] for name in ("attempt", "status", "reason", "returncode")}
             | {"started_at": iso(row["started_at"]), "finished_at": iso(row["finished_at"])}
+            | _brief(json.loads(row["details"]).get("report", {}))
             for row in rows
         ]
 
@@ -449,6 +453,13 @@ async def record_event(
 def task_number(task_id: str) -> int | None:
     """The number that people say ("task seven"), where the id is one."""
     return int(task_id) if task_id.isascii() and task_id.isdigit() and len(task_id) < 19 else None
+
+
+def _brief(report: Mapping[str, Any]) -> Row:
+    """Of what an agent reported of one attempt: what it used, and where its work lies if the user has not got it."""
+    usage = {name: report[name] for name in USED if report.get(name) is not None}
+    clone = {"clone": report["clone"]} if report.get("clone") else {}
+    return ({"usage": usage} if usage else {}) | clone
 
 
 def _taken(existing: Task) -> ConflictError:

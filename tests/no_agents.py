@@ -9,4 +9,8 @@ NO_CODING_AGENTS: dict[str, Any] = {
     name: {"program": f"/nowhere/{program}"}
     for name, program in (("claude_code", "claude"), ("codex", "codex"), ("gemini", "gemini"))
 }
-AS_VARIABLE = {"OFFHAND_AGENTS": json.dumps(NO_CODING_AGENTS)}
+AS_VARIABLE = {
+    "OFFHAND_AGENTS": json.dumps(NO_CODING_AGENTS),
+    # Without bubblewrap a phone would be asked about for its tasks, and these tests are not about that.
+    "OFFHAND_POLICY": json.dumps([{"level": "phone", "agent": "claude_code", "decision": "allow"}]),
+}

@@ -32,10 +32,13 @@ from mcp_server.agents.isolation import Isolation, sandbox_for
 from mcp_server.agents.program_version import version_of
 from mcp_server.agents.shell import place_of
 from mcp_server.drivers.job import CommandRule, Job
-from mcp_server.errors import InvalidError, OffhandError, UnavailableError
+from mcp_server.errors import ForbiddenError, InvalidError, OffhandError, UnavailableError
 from mcp_server.settings import AgentSettings, Settings
 
 DRIVER_HOST = (sys.executable, "-I", "-m", "mcp_server.drivers")
+STILL_SECONDS = 60.0
+"""How often a tool that is at work is told of; oftener where silence is not borne for long."""
+
 SLUG_WORDS = 6
 SLUG_CHARACTERS = 40
 
@@ -178,6 +181,7 @@ class CodingAgent:
             )
         place_of(order)
         asked = self._asked(order.params)
+        self._check_held(asked)
         contained = asked.profile != "full" and not asked.in_place and self._isolated().contained
         return Checked(argv=(), reads_only=False, contained=contained)
 
@@ -190,6 +194,7 @@ class CodingAgent:
         if isolation.missing:
             raise UnavailableError(isolation.missing)
         asked = self._asked(order.params)
+        self._check_held(asked)
         assert asked.in_place or order.clone is not None
         job = Job(
             driver=self._known.driver,
@@ -215,6 +220,7 @@ class CodingAgent:
             state=order.state,
             granted=order.granted,
             interrupted=order.resumed,
+            still_seconds=min(STILL_SECONDS, self._settings.idle_seconds / 3),
             rules=tuple(self._command_rules(order)),
             sandbox=isolation.sandbox,
         )
@@ -225,6 +231,19 @@ class CodingAgent:
 
     def _asked(self, params: Mapping[str, Any]) -> Asked:
         return read_asked(params, self._own, self.title, self._known.unheld)
+
+    def _check_held(self, asked: Asked) -> None:
+        """What asks for nothing is held to reading by the sandbox alone, so without one it is not run."""
+        if asked.profile != "review" or self._known.driver != "command":
+            return
+        isolation = self._isolated()
+        if isolation.sandbox.bubblewrap is None:
+            raise ForbiddenError(
+                f"Nothing would keep {self.title} from writing. {isolation.missing or isolation.note}",
+                field="params.profile",
+                fix="Have bubblewrap work here, or give the profile edit: then it writes in a clone of its own.",
+                say=f"{self.title} cannot be kept from writing here, so I did not start it.",
+            )
 
     def _isolated(self) -> Isolation:
         state = (*self._known.state, *map(os.path.expanduser, self._own.state))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from mcp_server.agent import Exit, Outcome, Pause
 from mcp_server.drivers.job import Profile
@@ -18,9 +18,9 @@ Record = Mapping[str, Any]
 def report_of(records: Iterable[Record]) -> dict[str, Any]:
     """What the records of one attempt say, as fields of its result; also of one that did not come to its end.
 
-    `agent_conversation_id`, `model`, `turns`, `input_tokens`, `output_tokens`, `cost_usd`; `denials` (the first 50,
-    with `denials_count`); `branch`, `base`, `commit`, `dirty`, `files` (the first 500, with `files_count`). What nobody
-    said is left out.
+    `agent_conversation_id`, `agent_version`, `model`, `turns`, `input_tokens`, `output_tokens`, `cost_usd`; `denials`
+    (the first 50, with `denials_count`); `branch`, `base`, `commit`, `clone`, `dirty`, `files` (the first 500, with
+    `files_count`). What nobody said is left out.
     """
     report: dict[str, Any] = {}
     denials: list[Record] = []
@@ -29,18 +29,25 @@ def report_of(records: Iterable[Record]) -> dict[str, Any]:
         match record.get("type"):
             case "usage":
                 report |= fields
+            case "agent":
+                report["agent_version"] = record["version"]
             case "denied":
                 denials.append(fields)
             case "work":
                 report |= _work(fields)
             case "state":
-                session = record["state"].get("session")
-                report |= {"agent_conversation_id": session} if session else {}
+                report |= _remembered(record["state"])
             case _:
                 pass
     if denials:
         report |= {"denials": denials[:DENIALS_KEPT], "denials_count": len(denials)}
     return report
+
+
+def _remembered(state: Record) -> dict[str, Any]:
+    session, clone = state.get("session"), state.get("clone")
+    report: dict[str, Any] = {"agent_conversation_id": session} if session else {}
+    return report | ({"dirty": True} if isinstance(clone, dict) and cast(Record, clone).get("dirty") is True else {})
 
 
 def _work(fields: Record) -> dict[str, Any]:
@@ -94,6 +101,8 @@ def _done(title: str, profile: Profile, report: Record, unsure: str) -> str:
         done = f"{title} is done."
     else:
         done = f"{title} is done and changed no files."
+    if report.get("dirty") and (report.get("base") or "files" not in report):  # in place it sees them
+        done += " It did not see your uncommitted changes."
     return f"{done} {unsure}" if unsure else done
 
 

@@ -124,7 +124,7 @@ def _tried(program: str, changed_at: int) -> str:
     del changed_at
     try:
         done = subprocess.run(
-            [program, *PROBE, "--", sys.executable, "-I", "-S", "-c", ""],
+            [program, *PROBE, "--", program, "--version"],  # our Python may lie in a place that is hidden inside
             env={"PATH": os.defpath},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ START_SECONDS = 120.0
 """For the agent to say who it is and to open a session; some install things at their first start."""
 
 SILENCE_SECONDS = 0.5
+_COMMAND = re.compile(r"[\s\ufeff]*[/$]")
+"""How a prompt begins that agents take for a command of their own, which they do without asking."""
+
 HTTP_ERRORS = (400, 599)
 """Codes of errors that are their model's, passed on."""
 
@@ -102,7 +106,7 @@ class _Turn:
             prompt = await self._open(agent)
         self._records.state(session=self._session, task=self._job.task_id)
         self._live = True
-        answer = await agent.prompt(session_id=self._session, prompt=[acp.text_block(prompt)])
+        answer = await agent.prompt(session_id=self._session, prompt=[acp.text_block(_as_text(prompt))])
         self._count(answer)
         return self._ended(answer.stop_reason)
 
@@ -113,6 +117,8 @@ class _Turn:
             client_capabilities=schema.ClientCapabilities(),
             client_info=schema.Implementation(name="offhand", version="1"),
         )
+        if hello.agent_info is not None:
+            self._records.agent(hello.agent_info.version)
         known: Any = self._job.state.get("session")
         capable = hello.agent_capabilities is not None and hello.agent_capabilities.load_session
         if isinstance(known, str) and capable and await self._loaded(agent, known):
@@ -146,8 +152,11 @@ class _Turn:
         match update:
             case schema.AgentMessageChunk(content=schema.TextContentBlock(text=text)):
                 self._answer.append(text)
+                self._records.ended()  # the model goes on once it has what its tools found
             case schema.ToolCallStart() | schema.ToolCallProgress():
-                self._tell(self._hear(update))
+                call = self._hear(update)
+                self._tell(call)
+                self._follow(update.tool_call_id, call)
             case schema.UsageUpdate(cost=cost) if cost is not None and cost.currency.upper() == "USD":
                 self._cost = cost.amount
                 await self._watch_cost()
@@ -169,6 +178,8 @@ class _Turn:
             self._records.denied(request.tool, request.input, f"the profile {self._job.profile} does not allow it")
         if decision == "allow":
             self._tell(call)
+            call.allowed = True
+        self._follow(tool_call.tool_call_id, call)
         wanted = "allow_once" if decision == "allow" else "reject_once"
         chosen = next((option for option in options if option.kind == wanted), None)
         if chosen is None or self._ask:
@@ -201,6 +212,13 @@ class _Turn:
         if call.telling and call.telling != call.told:
             call.told = call.telling
             self._records.progress(call.telling)
+
+    def _follow(self, use: str, call: Call) -> None:
+        """Whether it is at work now. A helper waits for the model itself."""
+        if call.works and call.kind != "think":
+            self._records.began(use, call.telling)
+        else:
+            self._records.ended(use)
 
     def _check_turns(self) -> None:
         limit = self._job.max_turns
@@ -259,6 +277,10 @@ class _Turn:
         if stop_reason == "max_turn_requests":
             return End(outcome="failed", text=text or "It took more steps than it allows itself.", reason="max_turns")
         return End(outcome="failed", text=text or _NO_SESSION.get(stop_reason, stop_reason), reason=stop_reason)
+
+
+def _as_text(prompt: str) -> str:
+    return f"The task: {prompt}" if _COMMAND.match(prompt) else prompt
 
 
 def _gemini_usage(quota: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Call:
         self.title = ""
         self.told = ""
         """The last progress of it."""
+        self.allowed = False
         self._raw: Mapping[str, Any] = {}
         self._paths: list[str] = []
         self._diffs: list[schema.FileEditToolCallContent] = []
@@ -54,6 +55,11 @@ class Call:
                     self._output = text[-OUTPUT_CHARACTERS:]
                 case _:
                     pass
+
+    @property
+    def works(self) -> bool:
+        """Whether it is being done: agents say so of what they need not ask for, of the rest not all of them do."""
+        return self._status == "in_progress" or (self.allowed and self._status not in ("completed", "failed"))
 
     @property
     def paths(self) -> tuple[str, ...]:

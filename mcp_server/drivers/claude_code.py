@@ -208,7 +208,10 @@ class _Turn:
             if use_id not in self._uses:
                 self._uses[use_id] = (tool, given)
                 self._tell("")
-                self._records.progress(claude_tools.doing(tool, given, self._place))
+                doing = claude_tools.doing(tool, given, self._place)
+                self._records.progress(doing)
+                if tool not in claude_tools.HARMLESS:
+                    self._records.began(use_id, doing)
             return "allow", ""
         if helper:
             return "deny", _NOT_BY_HELPERS
@@ -232,6 +235,8 @@ class _Turn:
         message = object_of(event.get("message"))
         if message.get("model") != "<synthetic>" and self._usage.took(message):
             self._records.usage(**self._usage.counts())
+            if event.get("parent_tool_use_id") is None:
+                self._records.ended()  # the model goes on once it has what its tools found
         if not self._known:  # from here on the conversation is on the agent's disk, and knows the task
             self._known = True
             self._records.state(task=self._job.task_id)
@@ -247,7 +252,9 @@ class _Turn:
 
     def _came_back(self, event: Event) -> None:
         for block in items(object_of(event.get("message")).get("content")):
-            use = self._uses.pop(text_of(block.get("tool_use_id")), None)
+            use_id = text_of(block.get("tool_use_id"))
+            self._records.ended(use_id)
+            use = self._uses.pop(use_id, None)
             if block.get("type") == "tool_result" and use is not None:
                 output = "\n".join(text_of(part.get("text")) for part in items(block.get("content")))
                 failed = block.get("is_error") is True
@@ -257,6 +264,8 @@ class _Turn:
         match event.get("subtype"):
             case "init":
                 self._usage.model = text_of(event.get("model")) or None
+                if version := text_of(event.get("claude_code_version")):
+                    self._records.agent(version)
                 session = text_of(event.get("session_id"))
                 if session and session != self._start.session:
                     self._records.state(session=session)

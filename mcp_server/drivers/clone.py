@@ -10,48 +10,32 @@ Objects are borrowed from the user's repository and never copied, so that a clon
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcp_server.drivers.changes import FILES_LISTED, changed_files, write_diff
+from mcp_server.drivers import in_place
 from mcp_server.drivers.git import Git, GitError, make_git_folder
 from mcp_server.drivers.job import Job
-from mcp_server.drivers.records import DIFF_NAME, Records
+from mcp_server.drivers.place import KEPT, WORK, WorkPlace, kept_git, record_work, remove
+from mcp_server.drivers.records import Records
 from mcp_server.drivers.repository import PlaceError, Repository, find_repository
 from mcp_server.drivers.snapshot import Snapshot, snapshot
 
-__all__ = ["KEPT", "WORK", "PlaceError", "WorkPlace", "keep", "prepare"]
+__all__ = ["KEPT", "WORK", "PlaceError", "WorkPlace", "keep", "note", "prepare"]
 
-WORK = "work"
-KEPT = "kept.git"
 NOTE = "clone.json"
 """In the clone's folder, written last: what `Clone` has. A clone without it was not finished."""
 
 PREFIX = "offhand"
 SUBJECT_CHARACTERS = 72
 NAMES_TRIED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class WorkPlace:
-    """Where the agent works, and what its work is compared with. `clone` is None for work in the user's own folder.
-
-    `base` is the commit that the task started from; in the user's own folder the tree, if there is a repository.
-    """
-
-    folder: Path
-    clone: Path | None = None
-    branch: str | None = None
-    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +65,7 @@ async def prepare(job: Job, records: Records) -> WorkPlace:
         folder = Path(job.folder).resolve()
         repository = await find_repository(folder, Path(job.workspace).resolve() if job.workspace else None)
         if job.clone is None:
-            return await _in_place(folder, repository, records)
+            return await in_place.begin(folder, repository, records)
         if repository is None:
             raise PlaceError(
                 f"{folder} is no git repository, so the agent cannot get a clone of it. "
@@ -103,12 +87,27 @@ async def keep(job: Job, place: WorkPlace, records: Records) -> None:
     """
     try:
         if place.clone is None:
-            await _keep_in_place(place, records)
+            await in_place.keep(place, records)
         elif job.profile != "review":
-            await _keep_clone(job, place.clone, place, records)
+            await _keep_clone(job, place.clone, records)
     except (GitError, OSError, PlaceError) as error:
         where = place.folder if place.clone is None else place.clone / WORK
         raise PlaceError(f"The agent's work could not be kept: {error} It is still in {where}.") from None
+
+
+async def note(job: Job, place: WorkPlace, records: Records) -> None:
+    """Record as `work` what the agent has changed so far, and where it lies. The user's repository gets nothing of it.
+
+    Raises:
+        PlaceError: it could not be found out.
+    """
+    try:
+        if place.clone is None:
+            await in_place.keep(place, records)
+        elif job.profile != "review":
+            await _note_clone(job, place.clone, records)
+    except (GitError, OSError) as error:
+        raise PlaceError(f"What the agent has changed so far could not be found out: {error}") from None
 
 
 async def _in_clone(job: Job, home: Path, repository: Repository, folder: Path, records: Records) -> WorkPlace:
@@ -119,7 +118,7 @@ async def _in_clone(job: Job, home: Path, repository: Repository, folder: Path, 
         clone = await _used_again(home, repository, there, records)
     else:
         records.progress("making a clone of the repository")
-        _remove(home)
+        remove(home)
         clone = await _made(job, home, repository, known, records)
     if clone.task != job.task_id:
         clone = replace(clone, task=job.task_id, start=clone.commit)
@@ -137,7 +136,7 @@ async def _made(job: Job, home: Path, repository: Repository, known: Clone | Non
     ignored, shallow = await repository.ignored(), repository.shallow
     make: dict[str, Any] = {"object_format": repository.object_format, "shallow": shallow, "ignored": ignored}
     make_git_folder(home / KEPT, head="refs/heads/none", borrowed=repository.objects, **make)
-    git = _kept(home, repository)
+    git = kept_git(home, repository)
     start = await _start_again(repository, known, records) if known else None
     clone = start or await _start(job, repository, git, records)
     await git.run("update-ref", f"refs/heads/{clone.branch}", clone.commit)
@@ -151,7 +150,7 @@ async def _made(job: Job, home: Path, repository: Repository, known: Clone | Non
 async def _start(job: Job, repository: Repository, git: Git, records: Records) -> Clone:
     commit = await _base(job.base, repository, git)
     branch = await _free_name(repository, _wanted_name(job))
-    dirty = job.base is None and await _is_dirty(repository, commit)
+    dirty = job.base is None and await in_place.is_dirty(repository, commit)
     if dirty:
         records.progress("uncommitted changes in your checkout are not part of the agent's clone")
     return Clone(branch, commit, commit, job.task_id, commit, str(repository.common), dirty)
@@ -195,7 +194,9 @@ async def _used_again(home: Path, repository: Repository, known: Clone, records:
     """The clone as the last attempt left it, brought up to the user's own commits on its branch where that is easy."""
     # The repository may have been moved, and its history cut or completed, since.
     (home / KEPT / "objects/info/alternates").write_bytes(os.fsencode(repository.objects) + b"\n")
-    git = _kept(home, repository)
+    for lock in (home / KEPT).rglob("*.lock"):  # of a git that was killed: nobody else works here
+        lock.unlink()
+    git = kept_git(home, repository)
     if known.source != str(repository.common):
         if not (await repository.git.commit_of(known.commit) or await repository.git.commit_of(known.base)):
             raise PlaceError(
@@ -232,7 +233,7 @@ async def _check_out(git: Git, before: str | None, after: str) -> None:
 async def _make_agents_folder(home: Path, repository: Repository, clone: Clone) -> None:
     """The agent's own `.git`: it sees the user's branches and tags, and no remote that it could push to."""
     target = home / WORK / ".git"
-    _remove(target)
+    remove(target)
     head = f"refs/heads/{clone.branch}"
     make_git_folder(
         target,
@@ -253,26 +254,39 @@ async def _make_agents_folder(home: Path, repository: Repository, clone: Clone) 
     shutil.copyfile(home / KEPT / "index", target / "index")
 
 
-async def _keep_clone(job: Job, home: Path, place: WorkPlace, records: Records) -> None:
+async def _note_clone(job: Job, home: Path, records: Records) -> None:
+    _, git, known, taken = await _taken(job, home)
+    await record_work(git, known.start, taken.tree, taken, records, branch=None, base=known.start, commit=None,
+                      dirty=known.dirty, clone=str(home / WORK))  # fmt: skip
+
+
+async def _taken(job: Job, home: Path) -> tuple[Repository, Git, Clone, Snapshot]:
+    """What is in the clone now."""
     repository = await find_repository(
         Path(job.folder).resolve(), Path(job.workspace).resolve() if job.workspace else None
     )
     if repository is None:
         raise GitError("the user's repository is gone")
     known = _known(home)
-    assert known is not None
-    git = _kept(home, repository)
+    if known is None:
+        raise GitError(f"{NOTE} beside the clone is gone or damaged.")
+    git = kept_git(home, repository)
     await asyncio.to_thread(_put_pipes_away, home / WORK)
-    taken = await snapshot(git)
+    return repository, git, known, await snapshot(git)
+
+
+async def _keep_clone(job: Job, home: Path, records: Records) -> None:
+    repository, git, known, taken = await _taken(job, home)
     commit = known.commit
     if taken.tree != await git.text("rev-parse", f"{commit}^{{tree}}"):
         commit = await _commit(git, repository, taken, [commit], _message(job))
         await git.run("update-ref", f"refs/heads/{known.branch}", commit)
     known = replace(known, commit=commit)
+    _remember(home, known, records)  # first: whoever is killed in between would bring the same again as another commit
     if commit != known.base:
         known = await _deliver(repository, git, known)
-    _remember(home, known, records)
-    await _record(git, known.start, commit, taken, records, branch=known.branch if commit != known.base else None,
+        _remember(home, known, records)
+    await record_work(git, known.start, commit, taken, records, branch=known.branch if commit != known.base else None,
                   base=known.start, commit=commit if commit != known.base else None, dirty=known.dirty)  # fmt: skip
 
 
@@ -298,86 +312,6 @@ async def _deliver(repository: Repository, git: Git, clone: Clone) -> Clone:
     await git.run("update-ref", f"refs/heads/{branch}", clone.commit)
     await git.run("symbolic-ref", "HEAD", f"refs/heads/{branch}")
     return replace(clone, branch=branch)
-
-
-async def _in_place(folder: Path, repository: Repository | None, records: Records) -> WorkPlace:
-    if repository is None or repository.top is None:
-        records.progress("the folder is no git repository: what changes in it is not recorded")
-        return WorkPlace(folder)
-    made = Path(tempfile.mkdtemp(prefix="before-", dir=records.folder))
-    git = await _beside(made / KEPT, repository)
-    before = await snapshot(git)
-    return WorkPlace(folder, None, None, before.tree)
-
-
-async def _keep_in_place(place: WorkPlace, records: Records) -> None:
-    made = next(iter(records.folder.glob("before-*")), None)
-    if place.base is None or made is None:
-        return
-    try:
-        repository = await find_repository(place.folder, None)
-        if repository is None or repository.top is None:
-            raise GitError("the repository is gone")
-        git = replace(_kept(made, repository), work_tree=repository.top, cwd=repository.top)
-        after = await snapshot(git)
-        branch = await repository.git.outcome("symbolic-ref", "--short", "--quiet", "HEAD")
-        name = branch[1].decode(errors="replace").strip() or None
-        await _record(git, place.base, after.tree, after, records, branch=name, base=None, commit=None, dirty=True)
-    finally:
-        _remove(made)
-
-
-async def _beside(folder: Path, repository: Repository) -> Git:
-    """A git folder of ours for the user's own work tree, with a copy of the index."""
-    assert repository.top is not None
-    make_git_folder(
-        folder,
-        head="refs/heads/none",
-        object_format=repository.object_format,
-        borrowed=repository.objects,
-        shallow=repository.shallow,
-        ignored=await repository.ignored(),
-    )
-    git = replace(_kept(folder.parent, repository), work_tree=repository.top, cwd=repository.top)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(repository.git_dir / "index", folder / "index")
-    if not await git.answers("ls-files", "--stage"):  # an index in two files, of which we have one
-        (folder / "index").unlink()
-        if head := await repository.git.commit_of("HEAD"):
-            await git.run("read-tree", head)
-            await git.outcome("update-index", "-q", "--refresh", "--ignore-submodules")
-    return git
-
-
-async def _is_dirty(repository: Repository, commit: str) -> bool:
-    """Whether the user's checkout has what its last commit does not have; found without running git in it."""
-    if repository.top is None:
-        return False
-    with tempfile.TemporaryDirectory() as made:
-        git = await _beside(Path(made) / KEPT, repository)
-        checks = (
-            ("diff-index", "--cached", "--quiet", "--ignore-submodules=all", commit),
-            ("diff-files", "--quiet", "--ignore-submodules=all"),
-        )
-        for words in checks:
-            if not await git.answers(*words):
-                return True
-        return bool(await git.run("ls-files", "--others", "--exclude-standard", "--directory", "-z"))
-
-
-async def _record(git: Git, before: str, after: str, taken: Snapshot, records: Records, **facts: Any) -> None:
-    files = await changed_files(git, before, after)
-    diff = None
-    if files:
-        await write_diff(git, before, after, records.folder / DIFF_NAME)
-        diff = DIFF_NAME
-    more = {"more_files": len(files) - FILES_LISTED} if len(files) > FILES_LISTED else {}
-    skipped = {"skipped": taken.skipped} if taken.skipped else {}
-    records.work(**facts, files=files[:FILES_LISTED], diff=diff, **more, **skipped)
-
-
-def _kept(home: Path, repository: Repository) -> Git:
-    return replace(Git.ours(home / KEPT, home / WORK), cwd=home).with_settings(repository.settings)
 
 
 def _wanted_name(job: Job) -> str:
@@ -434,17 +368,3 @@ def _put_pipes_away(top: Path) -> None:
             path = os.path.join(folder, name)
             if stat.S_ISFIFO(os.lstat(path).st_mode):
                 os.unlink(path)
-
-
-def _remove(path: Path) -> None:
-    """Remove what an agent may have made hard to remove."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        path.chmod(0o700)
-        for folder, names, _ in os.walk(path):
-            for name in names:
-                inner = os.path.join(folder, name)
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-        shutil.rmtree(path)

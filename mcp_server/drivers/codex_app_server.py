@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -42,6 +43,8 @@ _INITIALIZE, _THREAD, _TURN, _INTERRUPT = range(4)
 """The ids of our requests."""
 
 _METHOD_NOT_FOUND = -32601
+_VERSION = re.compile(r"[^/ ]+/(\d\S*)")
+"""In what Codex calls itself: our name, and its version."""
 
 
 async def work(turn: Turn, options: Sequence[str], sandbox: str, policy: Policy) -> End:
@@ -108,6 +111,8 @@ class _Talk:
                 return None
             return self._turn.failed(str(error.get("message")))
         if number == _INITIALIZE:
+            if found := _VERSION.match(str(message["result"].get("userAgent"))):
+                self._turn.records.agent(found[1])
             await self._send({"method": "initialized"})
             await self._open()
         elif number == _THREAD:

@@ -89,6 +89,11 @@ class Item:
         """Rather than to think or to speak."""
         return self.kind in ("command_execution", "file_change", "mcp_tool_call", "web_search", "dynamic_tool_call")
 
+    @property
+    def works(self) -> bool:
+        """Whether a tool is at work, by what is told of it last."""
+        return self.uses_a_tool and self.status in ("in_progress", "inProgress")
+
     def telling(self, place: Path) -> str:
         """A few words of progress; empty where there is nothing to tell."""
         match self.kind:

@@ -70,7 +70,12 @@ class Turn:
         """Tell it, when it is worth it. What is said last is the answer."""
         if item.kind == "agent_message" and item.text.strip():
             self._answer = item.text.strip()
-        self.records.progress(item.telling(self.place))
+        telling = item.telling(self.place)
+        self.records.progress(telling)
+        if item.works:
+            self.records.began(item.id, telling)
+        else:
+            self.records.ended(item.id)
 
     def used(self, input_tokens: int, output_tokens: int, model: str | None, responses: int | None) -> None:
         """What the whole conversation used so far: that is how Codex counts. `responses` are of this attempt."""

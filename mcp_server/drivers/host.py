@@ -92,7 +92,7 @@ async def _main(job: Job, records: Records) -> None:
 async def do(job: Job, records: Records) -> End:
     """One attempt from place to work. Every failure becomes an `End`; only a cancel is raised.
 
-    What the agent did is kept however it ended; after a cancel it is still in the clone.
+    What the agent did is kept however it ended; after a cancel or a pause it is still in the clone.
     """
     try:
         place = await clone.prepare(job, records)
@@ -105,6 +105,7 @@ async def do(job: Job, records: Records) -> End:
 
 
 async def _worked(job: Job, place: WorkPlace, records: Records) -> End:
+    telling = asyncio.create_task(_tell_of_tools(records, job.still_seconds))
     try:
         return await driver_of(job.driver)(job, place.folder, records)
     except OSError as error:
@@ -113,18 +114,35 @@ async def _worked(job: Job, place: WorkPlace, records: Records) -> End:
     except Exception:
         logger.exception("the driver failed")
         return End(outcome="failed", text=INTERNAL, reason="internal")
+    finally:
+        telling.cancel()
+        await asyncio.wait([telling])
+
+
+async def _tell_of_tools(records: Records, seconds: float) -> None:
+    """A tool may be silent for long, as a build is, and its agent with it."""
+    while True:
+        await asyncio.sleep(seconds)
+        records.still()
 
 
 async def _kept(job: Job, place: WorkPlace, records: Records, end: End) -> End:
-    """`end`, once the work is kept; where it cannot be, work that was completed is none."""
+    """`end`, once the work is kept; where it cannot be, work that was completed is none.
+
+    What only pauses is no work of which the user's repository should have a part: all of it is kept at the end.
+    """
+    pauses = end.outcome == "quota" or (end.outcome == "asks" and end.ask is not None)
     try:
-        await clone.keep(job, place, records)
+        await (clone.note if pauses else clone.keep)(job, place, records)
     except (clone.PlaceError, OSError) as error:
-        trouble = f"The work could not be brought back: {error}"
+        trouble = str(error) if pauses else f"The work could not be brought back: {error}"
     except Exception:
         logger.exception("the work could not be kept")
         trouble = INTERNAL
     else:
+        return end
+    if pauses:  # nothing is lost: it is in the clone
+        records.line(trouble)
         return end
     records.progress(trouble)
     text = f"{end.text}\n\n{trouble}" if end.text else trouble

@@ -52,7 +52,8 @@ class Job:
     `earlier` holds the messages and answers of the conversation before, for an agent that has lost it.
     `state` is what earlier attempts and tasks of the same conversation left by `state` records. `granted` are the
     fingerprints of actions that the user approved for this task. `interrupted`: an earlier attempt of this very task
-    had begun to work. `max_cost_usd` and `max_turns` hold for this attempt.
+    had begun to work. `max_cost_usd` and `max_turns` hold for this attempt. `still_seconds`: how often a tool that is
+    at work is told of.
     """
 
     driver: str
@@ -78,6 +79,7 @@ class Job:
     state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     granted: tuple[str, ...] = ()
     interrupted: bool = False
+    still_seconds: float = 60.0
     rules: tuple[CommandRule, ...] = ()
     sandbox: Sandbox = field(default_factory=Sandbox)
 

@@ -6,6 +6,7 @@ asked about.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 from mcp_server.drivers.commands import is_inside, is_of_git, is_of_the_project, matches, only_reads
 from mcp_server.drivers.commands import plain_command as plain_command
 from mcp_server.drivers.job import Decision, Job
-from mcp_server.fingerprint import fingerprint
+from mcp_server.fingerprint import DEPTH_LIMIT, fingerprint, keepable
+
+ACTION_DEPTH = DEPTH_LIMIT - 10
+"""An input that is nested deeper is shown as text: its record must not be too deep to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,18 @@ class ToolRequest:
     argv: tuple[str, ...] | None = None
 
     def action(self, job: Job) -> dict[str, Any]:
-        """What the user approves, or does not."""
+        """What the user approves, or does not, as it can be kept and shown.
+
+        Where that is not all of it, since there are characters that cannot be kept, `exact` is the fingerprint of the
+        whole: what is approved is nothing else.
+        """
         action: dict[str, Any] = {"agent": job.agent, "tool": self.tool, "input": dict(self.input), "cwd": self.cwd}
-        return action | ({"argv": list(self.argv)} if self.argv is not None else {})
+        action |= {"argv": list(self.argv)} if self.argv is not None else {}
+        try:
+            kept = keepable(action, ACTION_DEPTH)
+        except ValueError:
+            kept = keepable(action | {"input": {"json": json.dumps(action["input"])}})
+        return action if kept == action else kept | {"exact": fingerprint(action)}
 
 
 def decide(job: Job, request: ToolRequest, place: Path) -> Decision:

@@ -5,9 +5,10 @@
   drivers have `session`, the agent's own name for the conversation, and `task`, the id of the task it was told last
 - `usage`, of this attempt so far, the latest counts: `model`, `turns`, `input_tokens`, `output_tokens`, `cost_usd`
   (None: unknown)
+- `agent`: `version`, the agent's own, where its protocol tells it
 - `denied`: a use of a tool that was not allowed: `tool`, `input` (shortened), `why`
 - `work`: `branch`, `base`, `commit`, `files` (a list of `path`, `change`, `insertions`, `deletions`), `diff` (the name
-  of a file beside this one), `dirty`
+  of a file beside this one), `dirty`; at a pause `clone` instead of `branch` and `commit`: the folder where it lies
 - `end`, the last one: see `End`
 
 The same things go to stdout as plain lines, for people. The file is the driver's own: the agent has no handle on it.
@@ -78,6 +79,7 @@ class Records:
         self.folder = path.parent
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._stdout = stdout
+        self._open: dict[str, str] = {}
 
     def progress(self, say: str) -> None:
         """Tell what the agent does now. The same again is not told twice in a row by the server."""
@@ -85,6 +87,29 @@ class Records:
         if say:
             self._write("progress", {"say": say})
             self.line(say)
+
+    def began(self, use: str, doing: str) -> None:
+        """A tool is at work from here on, until `ended`: what it does, in the words of `progress`.
+
+        Not one that waits for the model itself, such as a helper: whoever hangs there is to be ended for its silence.
+        """
+        self._open[use] = doing
+
+    def ended(self, use: str | None = None) -> None:
+        """It is done, or will not be done; without a name, all are."""
+        if use is None:
+            self._open.clear()
+        else:
+            self._open.pop(use, None)
+
+    def still(self) -> None:
+        """Tell that a tool is at work, if one is: so that its silence is not taken for the agent's."""
+        if self._open:
+            self.progress(f"still {list(self._open.values())[-1] or 'at work'}")
+
+    def agent(self, version: str) -> None:
+        """Who does the work."""
+        self._write("agent", {"version": version[:SAY_CHARACTERS]})
 
     def state(self, **state: Any) -> None:
         """Remember something for the next attempt or task of this conversation. Synced, so that it is not lost."""

@@ -6,10 +6,12 @@ settings are never touched, and what its settings name is never run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ COPIED_SETTINGS = ("autocrlf", "eol", "filemode", "ignorecase", "precomposeunico
 
 LOOSE_OBJECTS = 100
 """More new objects than that are kept as one pack."""
+
+LOCK_SECONDS = 10.0
+"""A lock of our branch that is older is nobody's."""
 
 IGNORED_FILE_BYTES = 1024 * 1024
 REFERENCES = ("refs/heads", "refs/remotes", "refs/tags")
@@ -83,7 +88,7 @@ class Repository:
     async def references(self, *patterns: str) -> list[Reference]:
         """Its branches and tags, or those of `patterns`."""
         listed = await self.git.text("for-each-ref", "--format=%(objectname) %(refname)", *(patterns or REFERENCES))
-        pairs = [line.split(" ", 1) for line in listed.splitlines()]
+        pairs = [line.split(" ", 1) for line in listed.split("\n") if line]  # names may have other ends of lines
         return [Reference(name, target) for target, name in pairs]
 
     async def ignored(self) -> str:
@@ -122,7 +127,10 @@ class Repository:
             GitError: the objects are damaged, or the branch has moved.
         """
         known = {reference.target for reference in await self.references("refs/heads", "refs/remotes")}
-        wanted = [commit, *(f"^{target}" for target in sorted(known))]
+        looked_up = await ours.run("cat-file", "--batch-check=%(objectname)", stdin=_lines(sorted(known)))
+        # A reference may be broken: what it names says "missing".
+        there = [line for line in looked_up.decode().splitlines() if " " not in line]
+        wanted = [commit, *(f"^{target}" for target in there)]
         with tempfile.TemporaryFile() as pack:
             words = ("pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset")
             code, _, err = await ours.outcome(*words, stdin=_lines(wanted), into=pack.fileno())
@@ -136,12 +144,20 @@ class Repository:
                 await self.git.run(*(loose if count <= LOOSE_OBJECTS else packed), stdin=pack.fileno())
         zero = "0" * len(commit)
         message = f"offhand: {branch}"
+        self._drop_old_lock(branch)
         await self.git.run("update-ref", "-m", message, f"refs/heads/{branch}", commit, before or zero)
+
+    def _drop_old_lock(self, branch: str) -> None:
+        """Of a git that was killed: it is held for milliseconds, and would keep all further work back."""
+        lock = self.common / f"refs/heads/{branch}.lock"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if time.time() - lock.lstat().st_mtime > LOCK_SECONDS:
+                lock.unlink()
 
     async def checked_out(self) -> set[str]:
         """The branches that a work tree of the user's is on."""
         listed = await self.git.text("worktree", "list", "--porcelain")
-        return {line.removeprefix("branch refs/heads/") for line in listed.splitlines() if line.startswith("branch ")}
+        return {line.removeprefix("branch refs/heads/") for line in listed.split("\n") if line.startswith("branch ")}
 
 
 async def find_repository(folder: Path, workspace: Path | None) -> Repository | None:
@@ -161,7 +177,10 @@ async def find_repository(folder: Path, workspace: Path | None) -> Repository | 
         if "not a git repository (or any" in text:
             return None
         raise PlaceError(f"git cannot use the repository in {folder}: {_first(text)}")
-    bare, object_format, git_dir, common = os.fsdecode(out).splitlines()
+    lines = os.fsdecode(out).removesuffix("\n").split("\n")
+    if len(lines) != len(words):
+        raise PlaceError(f"The name of the folder {folder} has a line break in it. Give it another name.")
+    bare, object_format, git_dir, common = lines
     found = Path(git_dir).resolve(), (folder / common).resolve()
     top = None
     if bare == "false":

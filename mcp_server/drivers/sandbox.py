@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -116,7 +117,27 @@ def _layout(program: str, job: Job, place: Path) -> Iterator[str]:
     for path in sandbox.readonly:
         _make_if_missing(Path(path))
     yield from _shown(sandbox.readonly)
+    for path in _sockets():
+        in_sight = not _is_below(path, out_of_sight) or (not sandbox.strict and _is_below(path, [home]))
+        if in_sight and not _is_below(path, map(_real, sandbox.hidden)):
+            yield from _hidden(path)
     yield from _place(job, place)
+
+
+def _sockets() -> Iterator[str]:
+    """The unix sockets of this machine that have a path: a read-only mount keeps nobody from talking to them.
+
+    Whoever listens acts for the agent: containers, agents of keys, editors. Most lie in folders that are emptied.
+    """
+    try:
+        lines = Path("/proc/net/unix").read_bytes().splitlines()[1:]
+    except OSError:
+        return
+    named = {os.fsdecode(fields[7]) for line in lines if len(fields := line.split(b" ", 7)) == 8}
+    for path in sorted(named):
+        with contextlib.suppress(OSError):
+            if os.path.isabs(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+                yield _real(path)
 
 
 def _state(path: str, job: Job) -> Iterator[str]:

@@ -7,6 +7,7 @@ opened as a repository of ours, whatever it holds: git is not run there.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,8 @@ async def snapshot(git: Git) -> Snapshot:
         await _update(git, gone, "--force-remove")
     await _look_at_new(git, git.work_tree, b"", taking)
     if taking.there:
-        await _update(git, taking.there, "--add", "--replace")
+        for path in await _update(git, taking.there, "--add", "--replace"):
+            taking.skip(path, "git takes no such name")
     tree = await git.text("write-tree")
     return Snapshot(tree, taking.notes())
 
@@ -141,12 +143,14 @@ async def _links(git: Git) -> frozenset[bytes]:
     return frozenset(entry.split(b"\t", 1)[1] for entry in entries if entry.startswith(b"160000 "))
 
 
-async def _update(git: Git, paths: Iterable[bytes], *words: str) -> None:
+async def _update(git: Git, paths: Iterable[bytes], *words: str) -> list[bytes]:
+    """Returns the paths that git does not take: some systems would see a `.git` in them."""
     code, _, err = await git.outcome(
         "update-index", *words, "-z", "--stdin", stdin=b"".join(path + b"\0" for path in paths)
     )
     if code:
         raise GitError(last_words(err))
+    return re.findall(rb"^Ignoring path (.*)$", err, re.MULTILINE)
 
 
 async def _paths(git: Git, *words: str) -> list[bytes]:

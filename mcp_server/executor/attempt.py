@@ -182,7 +182,7 @@ class AttemptRun:
             status = await self._swept()
         while not await self._keep():
             await asyncio.sleep(FINISH_RETRY_SECONDS)
-        self._say_what_was_not_read()
+        self._take_the_end_of_records()
         await self._finish(await self._reported(await self._ending(order, status)))
         self.folder.remove()
 
@@ -255,9 +255,11 @@ class AttemptRun:
                 logger.error("the diff of task %d waits: %s", self.task.number, error)
                 await asyncio.sleep(FINISH_RETRY_SECONDS)
 
-    def _say_what_was_not_read(self) -> None:
+    def _take_the_end_of_records(self) -> None:
+        """Of what was too long to be read, how it ended; and say how much was not."""
         if count := self._records.left_over():
-            logger.warning("the last %d bytes of the records of task %d cannot be read", count, self.task.number)
+            self._records.take_end()
+            logger.warning("the last %d bytes of the records of task %d were not followed", count, self.task.number)
 
     def _retry_at(self) -> int | None:
         return retry_at(self.task.attempt, self.task.attempts_allowed, self._shop.now(), random.random())  # noqa: S311  # jitter

@@ -180,6 +180,11 @@ class AttemptFolder:
             return None
         return int(written) if written.isdigit() else self._child_pid
 
+    def is_lost(self) -> bool:
+        """Whether its supervisor was killed, and what that left behind may still be alive."""
+        started = self.started()
+        return started is not None and self.supervisor_pid() != started.pid and not (self.path / "status.json").exists()
+
     def open_pidfd(self) -> int | None:
         """A file descriptor that becomes readable when the supervisor ends (Linux). None where none is alive.
 

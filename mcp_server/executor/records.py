@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import stat
 from collections.abc import Callable, Generator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, cast, get_args
 
 from mcp_server.attempts import RecordsRead
 from mcp_server.drivers.records import DIFF_NAME, SAY_CHARACTERS, Outcome
+from mcp_server.fingerprint import keepable
 from mcp_server.spoken import visible
 from mcp_server.values import CONTENT_LIMIT_BYTES
 
@@ -28,13 +28,12 @@ LINE_LIMIT_BYTES = 8 * 1024 * 1024
 """A line that is longer is left out."""
 
 FILE_LIMIT_BYTES = 64 * 1024 * 1024
-"""What comes after this is not read."""
+"""What comes after this is not read, but for the last record: how it ended."""
 
 PROGRESS_LIMIT = 10_000
 """Of one attempt, so much progress is told of."""
 
 NUMBER_LIMIT = 2**53
-DEPTH_LIMIT = 100
 DIFF_NOTE_BYTES = 200
 """Room that is left for a word about what was cut."""
 
@@ -71,6 +70,18 @@ class RecordReader:
     def done(self) -> None:
         """What `next` gave is dealt with."""
         self._waiting = None
+
+    def take_end(self) -> None:
+        """How it ended, from the end of a file that was too long to be read to there."""
+        with _opened(self.path) as fd:
+            size = os.fstat(fd).st_size if fd is not None else 0
+            if fd is None or size <= self._end:
+                return
+            start = max(self._end, size - LINE_LIMIT_BYTES)
+            data = os.pread(fd, size - start, start)
+        record = _parsed(data[data.rfind(b"\n", 0, -1) + 1 :]) if data.endswith(b"\n") else None
+        if record is not None and record["type"] == "end":
+            self.records.append(record)
 
     def left_over(self) -> int:
         """How many bytes of the file were not read: half a line, or what came after the limit."""
@@ -146,7 +157,7 @@ def _opened(path: Path) -> Generator[int | None]:
 def _parsed(line: bytes) -> Record | None:
     """A record that has the shape it must have; None for anything else."""
     try:
-        record = _keepable(json.loads(line), DEPTH_LIMIT)
+        record = keepable(json.loads(line))
     except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict):
@@ -157,28 +168,6 @@ def _parsed(line: bytes) -> Record | None:
     if shape is None or not all(fits(fields.get(name)) for name, fits in shape.items()):
         return None
     return fields
-
-
-def _keepable(value: Any, depth: int) -> Any:
-    """The same, with U+FFFD for lone surrogates and U+0000, which the store and the clients cannot take.
-
-    Raises:
-        ValueError: a number that JSON has no word for, or nested deeper than `depth`.
-    """
-    if not depth:
-        raise ValueError("It is nested too deep.")
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-        case dict():
-            items = cast(dict[str, Any], value).items()
-            return {_keepable(name, depth): _keepable(item, depth - 1) for name, item in items}
-        case list():
-            return [_keepable(item, depth - 1) for item in cast(list[Any], value)]
-        case float() if not math.isfinite(value):
-            raise ValueError("That is no number of JSON.")
-        case _:
-            return value
 
 
 def _is(*types: type) -> Callable[[Any], bool]:
@@ -211,6 +200,7 @@ SHAPES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "progress": {"say": _TEXT},
     "state": {"state": _is(dict)},
     "usage": {"model": _TEXT_OR_NONE, **dict.fromkeys(_NUMBERS, _is_number_or_none)},
+    "agent": {"version": _TEXT},
     "denied": dict.fromkeys(("tool", "input", "why"), _TEXT),
     "work": {},
     "end": {

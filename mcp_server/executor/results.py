@@ -12,16 +12,13 @@ from mcp_server.agent import Agent, Exit, Outcome, WorkOrder
 from mcp_server.agents.coding_report import report_of
 from mcp_server.attempts import Ending
 from mcp_server.executor.attempt_folder import AttemptFolder, OutputName, Status
-from mcp_server.tasks import Task
+from mcp_server.tasks import USED, Task
 
 TAIL_LIMIT_BYTES = 16 * 1024
 """Of each stream in a result. The rest is read with get_task from an offset."""
 
 REPORTED_LIMIT_BYTES = 64 * 1024
 """Of each field that an agent reports beside its answer: a list is cut, and it is said how many are left out."""
-
-USED = ("turns", "input_tokens", "output_tokens", "cost_usd")
-"""What a result adds up over all attempts."""
 
 QuotaAt = Callable[[float | None], int]
 """When to go on (microseconds) where the agent says this of its quota (seconds since 1970, None: nothing)."""

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import threading
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from mcp_server.errors import ConflictError, InvalidError, NotFoundError, Offhan
 from mcp_server.events import Events
 from mcp_server.executor.attempt import AttemptRun, Workshop
 from mcp_server.executor.attempt_folder import AttemptFolder, can_contain, compiled_supervisor
+from mcp_server.executor.availability import watch
 from mcp_server.executor.diffs import Diffs
 from mcp_server.executor.limits import Limits, check_limit
 from mcp_server.executor.results import failed
@@ -58,9 +58,6 @@ CLOCK_LOOK_SECONDS = 30.0
 clock that was set."""
 
 SWEEP_LOOK_SECONDS = 0.1
-
-AGENT_LOOK_SECONDS = 60.0
-"""How often it is found out whether an agent is there."""
 
 logger = logging.getLogger(__name__)
 
@@ -152,29 +149,8 @@ class Worker:
         await self._tell_of_the_start(adopted)
         group.start_soon(self._work, group)
         for agent in self._registry:
-            group.start_soon(self._watch, agent)
+            group.start_soon(watch, agent, self.attempts, self._wake.set)
         return adopted
-
-    async def _watch(self, agent: Agent) -> None:
-        """Find out now and then whether an agent is there: what is queued for it begins, or says that it waits."""
-        ready: bool | None = None
-        while True:
-            try:
-                await _looked(agent)
-                if agent.availability().ready != ready:
-                    before, ready = ready, agent.availability().ready
-                    await self._tell_of(agent, ready, anew=before is None)
-            except Exception:  # a fault in one agent is not another's; the next look tries again
-                logger.exception("whether %s is there could not be found out", agent.name)
-            await asyncio.sleep(AGENT_LOOK_SECONDS)
-
-    async def _tell_of(self, agent: Agent, ready: bool, *, anew: bool) -> None:
-        self._wake.set()
-        if not anew:
-            kind = "agent.appeared" if ready else "agent.disappeared"
-            logger.info("%s: %s", kind, agent.title)
-            await self.attempts.tell(kind, f"agent://{agent.name}", None, agent=agent.name)
-        await self.attempts.set_installed(agent.name, ready)
 
     async def _tell_of_the_start(self, adopted: Adopted) -> None:
         found = asdict(adopted)
@@ -225,10 +201,18 @@ class Worker:
         """How an agent is called by people."""
         return next((known.title for known in self._registry if known.name == agent), agent)
 
+    def installed(self, agent: str) -> bool:
+        """Whether it is here, as far as is known, though it may lack something."""
+        return any(known.availability().installed for known in self._registry if known.name == agent)
+
     def supervisor_pids(self) -> list[int]:
         """Of the attempts that run now: whoever descends from one of them is part of a task."""
         pids = (run.folder.supervisor_pid() for run in self._runs.values())
         return [pid for pid in pids if pid is not None]
+
+    def has_orphans(self) -> bool:
+        """Whether a supervisor was killed, so that processes of a task may live that descend from none."""
+        return any(run.folder.is_lost() for run in self._runs.values())
 
     async def agents(self) -> list[dict[str, Any]]:
         """What can do work here, with what is running and queued."""
@@ -387,32 +371,6 @@ class Worker:
                 run = self._runs.get(int(number)) if number.isdigit() else None
                 if run is not None:
                     run.changed.set()
-
-
-async def _looked(agent: Agent) -> None:
-    """Let the agent look, in a thread that nobody waits for when the server ends."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def tell(error: Exception | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    def look() -> None:
-        error = None
-        try:
-            agent.look()
-        except Exception as found:  # noqa: BLE001  # told to whoever waits
-            error = found
-        with contextlib.suppress(RuntimeError):  # the server has ended
-            loop.call_soon_threadsafe(tell, error)
-
-    threading.Thread(target=look, name=f"look-{agent.name}", daemon=True).start()
-    await done
 
 
 def _state_of(folder: AttemptFolder) -> str:

@@ -67,7 +67,7 @@ def _numbered(items: list[dict[str, Any]], before: int, limit: int) -> list[Row]
 
 
 def _agent(row: Row) -> list[Resource]:
-    state = "installed" if row["installed"] else "not installed"
+    state = "ready" if row["ready"] else "not ready" if row["installed"] else "not installed"
     return [
         Resource(
             uri=Address("agent", row["name"]).uri,

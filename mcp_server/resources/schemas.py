@@ -140,6 +140,7 @@ RESULT = _record(
     unverified=TEXT,
     question=TEXT,
     agent_conversation_id=TEXT,
+    agent_version=TEXT,
     model=TEXT,
     turns=COUNT,
     input_tokens=COUNT,
@@ -152,6 +153,7 @@ RESULT = _record(
     branch=TEXT,
     base=TEXT,
     commit=TEXT,
+    clone=TEXT,
     dirty=FLAG,
     diff=ID,
     diff_bytes_cut=COUNT,
@@ -165,7 +167,9 @@ ATTEMPT = _record(
         "returncode": _or_null(INTEGER),
         "started_at": TIME,
         "finished_at": _or_null(TIME),
-    }
+    },
+    usage=_record({}, turns=COUNT, input_tokens=COUNT, output_tokens=COUNT, cost_usd=NUMBER),
+    clone=TEXT,
 )
 
 OUTPUT = _record(

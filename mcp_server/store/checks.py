@@ -114,7 +114,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _look(connection: sqlite3.Connection) -> list[Finding]:
     findings: list[Finding] = []
-    for check in (_file, _references, _index, _tasks, _queue):
+    for check in (_file, _references, _index, _tasks, _queue, _approvals):
         try:
             findings += check(connection)
         except sqlite3.DatabaseError as error:
@@ -198,6 +198,26 @@ _QUEUE_CHECKS = (
 """In this order: places in a lane follow from those in the conversations."""
 
 
+def _approvals(connection: sqlite3.Connection) -> list[Finding]:
+    if not _has_approvals(connection):
+        return []
+    return _counted(connection, "approvals", _APPROVAL_CHECKS)
+
+
+_APPROVAL_CHECKS = (
+    ("asked_for_nothing", "{} approvals are asked for by tasks that do not wait for them.", "Withdraw them."),
+    (
+        "waits_for_nothing",
+        "{} tasks wait for an approval that nobody is asked for.",
+        "Cancel them: no answer means no.",
+    ),
+)
+
+
+def _has_approvals(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'approval'").fetchone() is not None
+
+
 def _counted(connection: sqlite3.Connection, check: str, parts: tuple[tuple[str, str, str], ...]) -> list[Finding]:
     return [
         Finding(check, message.format(count), remedy, safe=True)
@@ -222,7 +242,9 @@ def _mend_references(connection: sqlite3.Connection) -> None:
     now = time.time_ns() // 1000
     for name in ("chunk", "memory", "task", "artifact"):
         connection.execute(statements()[f"repair_session_of_{name}"], {"now": now})
-    for name in ("repair_orphan_output", "repair_orphan_attempts", "repair_orphan_versions"):
+    names = ("repair_orphan_output", "repair_orphan_attempts", "repair_orphan_versions")
+    newer = ("repair_orphan_approvals", "repair_orphan_states") if _has_approvals(connection) else ()
+    for name in (*names, *newer):
         connection.execute(statements()[name])
 
 
@@ -243,6 +265,12 @@ def _mend_queue(connection: sqlite3.Connection) -> None:
         connection.execute(statements()[f"repair_{name}"])
 
 
+def _mend_approvals(connection: sqlite3.Connection) -> None:
+    now = time.time_ns() // 1000
+    for name, *_ in _APPROVAL_CHECKS:
+        connection.execute(statements()[f"repair_{name}"], {"now": now})
+
+
 def _mend_file(connection: sqlite3.Connection) -> None:
     connection.execute("REINDEX")
 
@@ -253,6 +281,7 @@ _REPAIRS: dict[str, Callable[[sqlite3.Connection], None]] = {
     "search": _mend_index,
     "tasks": _mend_tasks,
     "queue": _mend_queue,
+    "approvals": _mend_approvals,
 }
 
 

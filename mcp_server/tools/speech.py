@@ -18,8 +18,13 @@ UNANSWERED = {
 """What is said of a cancelled task, by its reason. What its agent said before it asked is no answer."""
 
 
-def describe(task: Task, agent: str, now: int, *, again: bool = False, approval: Approval | None = None) -> str:
-    """What is to be said of `task`. `again`: the caller asked for it as if it were new. `approval`: it waits for it."""
+def describe(
+    task: Task, agent: str, now: int, *, installed: bool = True, again: bool = False, approval: Approval | None = None
+) -> str:
+    """What is to be said of `task` for `agent`, which may be `installed` and lack something all the same.
+
+    `again`: the caller asked for it as if it were new. `approval`: it waits for it.
+    """
     if task.final:
         said = _end(task)
         age = (now - (task.finished_at or now)) / MICROSECONDS
@@ -31,20 +36,29 @@ def describe(task: Task, agent: str, now: int, *, again: bool = False, approval:
         case "running":
             since = (now - (task.started_at or now)) / MICROSECONDS
             working = f"{agent} is still working on task {task.number}"
-            return f"{working}, since {ago(since)}." if since >= OLD_SECONDS else f"{working}."
+            if since >= OLD_SECONDS:
+                working += f", since {ago(since)}"
+            return spoken(f"{working}: {task.progress}" if task.progress else f"{working}.")
         case "cancelling":
             return f"{name} is being cancelled."
+        case "scheduled" if task.reason == "quota":
+            return f"{agent} has used up its quota. {name} goes on {_time_until(task.run_after, now)}."
         case "scheduled" if task.reason:
             return f"{name} did not work yet. It is tried again soon."
         case "scheduled":
-            begins = ((task.run_after or now) - now) / MICROSECONDS
-            return f"{name} begins in {ago(max(begins, 0)).removesuffix(' ago')}."
+            return f"{name} begins {_time_until(task.run_after, now)}."
         case "waiting_approval":
             return f"{name} waits for your approval. {approval.say if approval else ''}".rstrip()
         case _ if task.reason == "agent_not_installed":
-            return f"{agent} is not installed on your machine, so task {task.number} waits in the queue."
+            lacks = "ready" if installed else "installed"
+            return f"{agent} is not {lacks} on your machine, so task {task.number} waits in the queue."
         case _:
             return f"{name} waits in the queue{' already' if again else ''}."
+
+
+def _time_until(moment: int | None, now: int) -> str:
+    said = ago(((moment or now) - now) / MICROSECONDS)
+    return f"in {said.removesuffix(' ago')}" if said.endswith(" ago") else "in a moment"
 
 
 def _end(task: Task) -> str:

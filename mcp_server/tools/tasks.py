@@ -12,6 +12,7 @@ from mcp_server.clock import Clock
 from mcp_server.delegation import Delegation, Order
 from mcp_server.errors import InvalidError
 from mcp_server.executor.worker import Worker
+from mcp_server.spoken import spoken
 from mcp_server.tasks import Status, Task, Tasks
 from mcp_server.tools.door import Answer, Arguments, ToolSpec
 from mcp_server.tools.output import read_part
@@ -171,20 +172,20 @@ class TaskTools:
 
     async def list_agents(self, given: ListAgents) -> Answer:
         items = await self._worker.agents()
-        ready = [item["title"] for item in items if item["installed"]]
+        ready = [item["title"] for item in items if item["ready"]]
+        lacking = [item["title"] for item in items if item["installed"] and not item["ready"]]
         missing = [item["title"] for item in items if not item["installed"]]
-        say = f"Ready: {', '.join(ready)}."
-        if missing:
-            say += f" Not installed: {', '.join(missing)}."
-        return Answer({"items": items, "next_cursor": None}, say)
+        told = {"Ready": ready, "Installed, but not ready": lacking, "Not installed": missing}
+        say = " ".join(f"{state}: {', '.join(titles)}." for state, titles in told.items() if titles)
+        return Answer({"items": items, "next_cursor": None}, spoken(say))
 
     async def _wait(self, task: Task, seconds: float, until: Callable[[Task], bool]) -> Task:
         async with self._progress.of(task, seconds):
             return await self._tasks.wait(task, seconds, until)
 
     def _describe(self, task: Task, *, created: bool | None = None, approval: Approval | None = None) -> str:
-        title = self._worker.title(task.agent)
-        return describe(task, title, self._now(), again=created is False, approval=approval)
+        title, installed = self._worker.title(task.agent), self._worker.installed(task.agent)
+        return describe(task, title, self._now(), installed=installed, again=created is False, approval=approval)
 
     async def answer(self, task: Task, *, created: bool | None = None) -> Answer:
         """What is answered about one task. `created`: by this call."""

@@ -21,6 +21,10 @@ START_SECONDS = 30.0
 SERVICE_SECONDS = 10.0
 """Of these, for the service. After a crash systemd waits for one, and a busy machine needs some for the start."""
 
+RESTART_SECONDS = 1.5
+"""For systemd to restart a service that was killed, which it does after one."""
+
+ASK_AGAIN_SECONDS = 0.5
 ALONE_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 TRY_AGAIN_SECONDS = 0.2
@@ -82,13 +86,26 @@ def _start(home: Path, log: Path, connect: Callable[[], Connection | None], dead
     # First of all: the one who held the lock before us may have succeeded just now.
     connection = connect() or _start_service(home, log, connect, deadline)
     while connection is None and time.monotonic() < deadline:
-        begin = _size(log)
-        process = _spawn(home, log)
-        connection = _await(connect, deadline, process.poll)
-        if connection is None and process.poll():
-            connection = _await_rival(home, connect, deadline, _epitaph(log, begin, process.returncode))
+        # Whoever has the store is ending, or has not yet said where it listens.
+        connection = _await(connect, deadline, lambda: not _is_held(home / STORE_LOCK), TRY_AGAIN_SECONDS)
+        if connection is None and time.monotonic() < deadline:
+            connection = _start_own(home, log, connect, deadline)
     if connection is None:
         raise LaunchError(_too_slow(log))
+    return connection
+
+
+def _start_own(home: Path, log: Path, connect: Callable[[], Connection | None], deadline: float) -> Connection | None:
+    """The connection to our own server, or to one that was faster; None: ours lost to another.
+
+    Raises:
+        LaunchError: ours ended, and there is no other.
+    """
+    begin = _size(log)
+    process = _spawn(home, log)
+    connection = _await(connect, deadline, process.poll)
+    if connection is None and process.poll() and not _has_rival(home):
+        raise LaunchError(_epitaph(log, begin, process.returncode))
     return connection
 
 
@@ -99,59 +116,59 @@ def _start_service(
 
     A server that we start in the second after a crash would take the service's place for good.
     """
+    if start_command(str(home)) is None:
+        return None
     deadline = min(deadline, time.monotonic() + SERVICE_SECONDS)
-    while (command := start_command(str(home))) is not None and time.monotonic() < deadline:
-        begin = _size(log)
-        try:
-            process = _popen(command, home, log, manager_environment())
-        except OSError:
+    connection = None
+    if (home / "server.json").exists():
+        # Killed: the system has seen it too. Asked before it restarts the service, systemd counts two starts for one.
+        connection = _await(connect, min(deadline, time.monotonic() + RESTART_SECONDS))
+    while connection is None and time.monotonic() < deadline:
+        command = start_command(str(home))
+        if command is None or not _is_granted(command, home, log, deadline):
             return None
-        try:
-            connection = _await(connect, deadline, process.poll)
-        finally:
-            process.kill()
-            process.wait()
-        # A stop that is under way ends soon; then the service may be gone, or be started.
-        if connection is not None or STOP_IS_PENDING not in _said(log, begin):
-            return connection
-        time.sleep(TRY_AGAIN_SECONDS)
-    return None
+        # A service that is just ending still counts as started, so ask again.
+        connection = _await(connect, min(deadline, time.monotonic() + ASK_AGAIN_SECONDS))
+    return connection
+
+
+def _is_granted(command: Sequence[str], home: Path, log: Path, deadline: float) -> bool:
+    """Run the command that starts the service. False: it will not be started."""
+    begin = _size(log)
+    try:
+        process = _popen(command, home, log, manager_environment())
+    except OSError:
+        return False
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic())) == 0 or STOP_IS_PENDING in _said(log, begin)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
 
 
 def _await(
-    connect: Callable[[], Connection | None], deadline: float, is_over: Callable[[], object]
+    connect: Callable[[], Connection | None],
+    deadline: float,
+    is_over: Callable[[], object] = lambda: False,
+    look_seconds: float = LOOK_SECONDS,
 ) -> Connection | None:
     """The connection; None once `is_over` says something, or at the deadline."""
     while (connection := connect()) is None:
         if is_over() or time.monotonic() >= deadline:
             return None
-        time.sleep(LOOK_SECONDS)
+        time.sleep(look_seconds)
     return connection
 
 
-def _await_rival(
-    home: Path, connect: Callable[[], Connection | None], deadline: float, epitaph: str
-) -> Connection | None:
-    """Our server has ended. The connection to the one that it lost to; None: try again, since that one is gone.
-
-    Raises:
-        LaunchError: there is no other.
-    """
-    seen = False
-    # A server opens its port a moment before it takes the store: that moment is enough to lose to it.
+def _has_rival(home: Path) -> bool:
+    """Whether another server has the store, or is seen to take it a moment later: the port comes first."""
     alone_at = time.monotonic() + ALONE_SECONDS
-    while (connection := connect()) is None and time.monotonic() < deadline:
-        if _is_held(home / STORE_LOCK):
-            seen = True
-        elif seen:
-            return None
-        elif _is_named(home):
-            # The old server has not quite ended yet.
-            seen = True
-        elif time.monotonic() >= alone_at:
-            raise LaunchError(epitaph)
+    while time.monotonic() < alone_at:
         time.sleep(TRY_AGAIN_SECONDS)
-    return connection
+        if _is_held(home / STORE_LOCK) or _is_named(home):
+            return True
+    return False
 
 
 def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:

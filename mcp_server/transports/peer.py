@@ -63,15 +63,18 @@ def descends_from_task(pid: int, task_roots: Collection[int]) -> bool:
         return True
 
 
-def desk_admission(task_roots: Callable[[], Collection[int]]) -> Callable[[socket.socket], Caller | None]:
+def desk_admission(
+    task_roots: Callable[[], Collection[int]], has_orphans: Callable[[], bool] = lambda: False
+) -> Callable[[socket.socket], Caller | None]:
     """An `admit` for the desk's sockets: `DESK` for the same user's processes that are no part of a task, else None.
 
-    `task_roots` gives the pids of the supervisors that run now; it is asked at each connection.
+    `task_roots` gives the pids of the supervisors that run now; `has_orphans` says whether one was killed and its task
+    is not ended yet: for that moment nobody comes in. Both are asked at each connection.
     """
 
     def admit(sock: socket.socket) -> Caller | None:
         peer = peer_of(sock)
-        if peer is None or not same_user(peer) or descends_from_task(peer.pid, task_roots()):
+        if peer is None or not same_user(peer) or descends_from_task(peer.pid, task_roots()) or has_orphans():
             return None
         return DESK
 

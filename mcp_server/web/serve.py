@@ -101,7 +101,7 @@ async def _doors(runtime: Runtime, tcp: socket.socket) -> AsyncGenerator[Address
     settings = runtime.settings
     folder = make_private(socket_folder(settings.home))
     address = Address(settings.host, tcp.getsockname()[1], folder / "mcp.sock", folder / "http.sock")
-    admit = desk_admission(runtime.worker.supervisor_pids)
+    admit = desk_admission(runtime.worker.supervisor_pids, runtime.worker.has_orphans)
     async with open_app(runtime) as (app, server):
         with _unix_listener(address.http_socket) as unix:
             async with anyio.create_task_group() as group:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,11 +116,11 @@ def bubblewrap() -> str:
 
 
 def _debian_program(program: str, package: str) -> str:
+    with _alone():
+        if shutil.which(program) is None and os.geteuid() == 0 and (apt := shutil.which("apt-get")):
+            _run_installer([apt, "update", "-q"], Path("/"), package)
+            _run_installer([apt, "install", "-q", "-y", "--no-install-recommends", package], Path("/"), package)
     found = shutil.which(program)
-    if found is None and os.geteuid() == 0 and (apt := shutil.which("apt-get")):
-        _run_installer([apt, "update", "-q"], Path("/"), package)
-        _run_installer([apt, "install", "-q", "-y", "--no-install-recommends", package], Path("/"), package)
-        found = shutil.which(program)
     if found is None:
         raise MissingClientError(f"{package}: it is not on PATH. On Debian, as root: apt-get install {package}.")
     return found
@@ -141,14 +143,24 @@ def _npm_install(folder: Path, *packages: str) -> None:
 
 def _made_at(folder: Path, make: Callable[[Path], None]) -> Path:
     """Let `make` fill a folder beside `folder`, and put it there in one step: whoever finds it finds all of it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as own:
-        made = Path(own) / "made"
-        made.mkdir()
-        make(made)
-        if not folder.exists():  # another run may have been faster
+    with _alone():
+        if folder.exists():  # another was faster
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as own:
+            made = Path(own) / "made"
+            made.mkdir()
+            make(made)
             made.replace(folder)
     return folder
+
+
+@contextmanager
+def _alone() -> Generator[None]:
+    """One of all processes that test at once installs at a time."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _run_installer(command: Sequence[str], folder: Path, what: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx2
 
+from tests.acceptance.clients import bubblewrap
 from tests.acceptance.model import Model, scripted_model
 from tests.acceptance.servers import SCRIPTS, own_environment, started
 from tests.web.test_http import ACCEPT, META
@@ -164,12 +166,13 @@ def coding_desk(agents: Callable[[Model, Path], str], more: str = "", **settings
     """A desk with a running server.
 
     `agents` gives the `[agents.…]` part of the settings file, from the model and the agents' HOME, which it may fill;
-    `more` comes before it. `settings` are variables of the server's environment.
+    `more` comes before it. `settings` are variables of the server's environment. Without bubblewrap there is none:
+    agents are tried as they are meant to run.
     """
+    bubblewrap()
     # Not in pytest's folder: that is too long for sockets, and Codex works in no home below TMPDIR.
-    folder = tempfile.TemporaryDirectory(prefix="oh-", dir="/var/tmp", ignore_cleanup_errors=True)
-    with folder as base, scripted_model() as model:
-        desk = Desk(Path(base), model, settings)
+    with _folder() as base, scripted_model() as model:
+        desk = Desk(base, model, settings)
         for name in ("offhand", "home", "tmp", "app"):
             (desk.base / name).mkdir(mode=0o700)
         make_repository(desk.repository)
@@ -180,6 +183,17 @@ def coding_desk(agents: Callable[[Model, Path], str], more: str = "", **settings
             yield desk
         finally:
             desk.stop()
+
+
+@contextmanager
+def _folder() -> Generator[Path]:
+    """A new one, whose name can be spoken: what has an underscore, or digits among letters, would be left out."""
+    folder = Path("/var/tmp", "oh-" + "".join(secrets.choice("abdeiklmnorstu") for _ in range(8)))
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_repository(folder: Path) -> None:

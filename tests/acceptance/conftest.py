@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,19 @@ SignIn = Callable[[str, str, str], None]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROLL] = {}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:  # one of several processes: the first of them prints
+        output["roll"] = [[*client, ran] for client, ran in session.config.stash[ROLL].items()]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for name, version, ran in getattr(node, "workeroutput", {}).get("roll", []):
+        known = node.config.stash[ROLL].setdefault((name, version), [])
+        known += [each for each in ran if each not in known]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -138,6 +138,15 @@ def test_an_agent_whose_model_hangs_is_ended_by_the_idle_time():
         assert desk.processes(task["result"]["agent_conversation_id"]) == []
 
 
+def test_a_tool_that_is_silent_for_longer_is_not_taken_for_that():
+    with coding_desk(lambda model, home: settings_file(model, KEY), OFFHAND_IDLE_SECONDS="15") as desk:
+        silent = "timeout 40 tail -f /dev/null; touch built"
+        task = desk.done(AGENT, f"[[sh: {silent}]] [[say: Built.]]", params={"profile": "full"}, max_attempts=1)
+        assert (task["status"], task["result"]["text"]) == ("completed", "Built.")
+        assert f"still running {silent}" in desk.progress(task)
+        assert task["result"]["agent_version"] == npm_version(npm_packages(CLAUDE_CODE), CLAUDE_CODE)
+
+
 def test_a_cancel_in_mid_tool_leaves_nothing_alive(desk: Desk):
     mark = "sleep 98765"
     task_id = desk.delegate(AGENT, f"[[sh: touch started; {mark}]]", params={"profile": "full"})
@@ -218,10 +227,11 @@ def test_what_the_user_denies_is_not_done_and_a_follow_up_goes_on_without_it(des
     desk.decide(desk.approval(task), "deny")
     task = desk.settled(task["id"])
     assert (task["status"], task["reason"]) == ("cancelled", "denied")
+    assert (Path(task["attempts"][0]["clone"]) / "hello.txt").exists()
     again = desk.call("continue_task", task_id=task["id"], message="Then leave it. [[say: All right.]]")
     again = desk.settled(again["id"])
     assert (again["status"], again["result"]["text"]) == ("completed", "All right.")
-    assert again["result"]["files"] == []
+    assert [file["path"] for file in again["result"]["files"]] == ["hello.txt"], "of the task that was denied"
     assert "denied.txt" not in desk.git("log", "--all", "--name-only")
 
 

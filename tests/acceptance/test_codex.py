@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.clients import CODEX, bubblewrap, node_path, npm_packages, npm_version
+from mcp_server.spoken import spoken
+from tests.acceptance.clients import CODEX, node_path, npm_packages, npm_version
 from tests.acceptance.coding import WAITING, Desk, Record, coding_desk
 from tests.acceptance.conftest import SignIn
 from tests.acceptance.model import Model
@@ -72,7 +73,6 @@ ASKED = outside("git push origin main")
 
 
 def settings_file(model: Model, home: Path, retries: int = 0) -> str:
-    bubblewrap()
     packages = npm_packages(CODEX)
     (home / ".codex").mkdir()
     (home / ".codex" / "config.toml").write_text(CONFIG.format(url=model.url, home=home, retries=retries))
@@ -129,6 +129,7 @@ def test_a_file_is_written_and_comes_back_as_a_branch_with_its_diff(desk: Desk):
     assert [result["turns"], result["input_tokens"], result["output_tokens"]] == [3, 300, 21]
     assert "cost_usd" not in result
     assert result["model"] == "scripted"
+    assert result["agent_version"] == npm_version(npm_packages(CODEX), CODEX)
     assert {"editing hello.txt", "running make test", "ran make test, 2 failed"} <= {*desk.progress(task)}
     assert not (desk.agent_home / "mcp-server-ran").exists()
 
@@ -294,7 +295,7 @@ def test_what_the_user_approves_is_done_and_nothing_waits_meanwhile(desk: Desk):
     task = desk.done(AGENT, f"{WRITE} {wish} {wish} [[say: Pushed, or not.]]")
     approval = desk.approval(task)
     assert approval["action"]["argv"] == ["git", "push", str(marked), "main"]
-    assert approval["say"] == f"Codex wants to run git push {marked} main outside of its sandbox."
+    assert approval["say"] == spoken(f"Codex wants to run git push {marked} main outside of its sandbox.")
     assert agents_of(desk) == []
     desk.decide(approval, "approve")
     task = desk.settled(task["id"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.clients import GEMINI, bubblewrap, node_path, npm_packages, npm_version
+from tests.acceptance.clients import GEMINI, node_path, npm_packages, npm_version
 from tests.acceptance.coding import Desk, Record, coding_desk
 from tests.acceptance.conftest import SignIn
 from tests.acceptance.model import Model
@@ -46,7 +46,6 @@ GOOGLE_GEMINI_BASE_URL = {json.dumps(model.url)}
 
 @pytest.fixture(scope="module")
 def desk() -> Generator[Desk]:
-    bubblewrap()
     with coding_desk(gemini_settings, OFFHAND_IDLE_SECONDS=IDLE_SECONDS) as desk:
         yield desk
 
@@ -76,6 +75,7 @@ def test_a_file_is_written_and_comes_back_as_a_branch_and_a_diff(desk: Desk) -> 
     assert desk.git("status", "--porcelain") == ""
     assert result["input_tokens"] > 0
     assert result["agent_conversation_id"]
+    assert result["agent_version"] == npm_version(npm_packages(GEMINI), GEMINI)
 
 
 def test_a_review_is_refused_what_changes_things(desk: Desk) -> None:
@@ -103,6 +103,16 @@ def test_a_rate_limit_parks_the_task_until_the_time_that_is_named(desk: Desk) ->
 def test_a_hang_is_ended_for_its_silence(desk: Desk) -> None:
     task = desk.done("gemini", "Think. [[hang]]", max_attempts=1)
     assert (task["status"], task["reason"]) == ("failed", "idle_timeout")
+
+
+def test_a_tool_that_is_silent_for_longer_is_not_taken_for_that() -> None:
+    with coding_desk(gemini_settings, OFFHAND_IDLE_SECONDS="20") as desk:
+        silent = "timeout 45 tail -f /dev/null"
+        task = desk.done(
+            "gemini", f"Build. [[sh: {silent}]][[say: Built.]]", params={"profile": "full"}, max_attempts=1
+        )
+        assert (task["status"], task["result"]["text"]) == ("completed", "Built.")
+        assert f"still running {silent}" in desk.progress(task)
 
 
 def test_a_cancel_in_mid_tool_leaves_no_process(desk: Desk) -> None:
@@ -176,11 +186,23 @@ def test_settings_of_the_repository_do_nothing(desk: Desk) -> None:
     assert not mark.exists()
 
 
+def test_a_prompt_is_text_whatever_is_in_it(desk: Desk) -> None:
+    secret = desk.base / "tmp" / "secret.txt"
+    secret.write_text("do-not-tell")
+    quoting = "/about --help -p \"'`$(touch x)`' \\ %s {prompt} @" + str(secret) + " ünï\u2028 😀"
+    task = desk.done("gemini", f"{quoting}{'y' * 200_000}\n[[say: Read.]]", params={"profile": "review"})
+    assert (task["status"], task["result"]["text"]) == ("completed", "Read.")
+    said = "".join(text for asked in desk.model.requests for _, text in asked.turns)
+    assert quoting in said
+    assert "y" * 200_000 in said
+    assert "do-not-tell" not in said
+
+
 def at_work(desk: Desk, task_id: str) -> int:
     """Return once the task's tool runs; the task's number."""
 
     def runs(task: Record) -> bool:
-        return (task["progress"] or "").startswith("running until")
+        return "running until" in (task["progress"] or "")
 
     task = desk.until(task_id, lambda task: runs(task) or task["status"] not in ("queued", "running"))
     assert runs(task), task

@@ -343,6 +343,16 @@ def test_an_answer_without_changes(agent: CodingAgent):
     assert judge(agent, END | {"text": "", "say": "Fixed."}).say == "Claude Code is done and changed no files. Fixed."
 
 
+def test_changes_that_it_did_not_see_are_said(agent: CodingAgent):
+    unseen = "It did not see your uncommitted changes."
+    assert unseen in judge(agent, WORK | {"dirty": True}, END).say
+    review = judge(agent, {"type": "state", "state": {"clone": {"dirty": True}}}, END, profile="review")
+    assert review.say == f"Claude Code is done. {unseen} I fixed it."
+    assert review.details["dirty"] is True
+    in_place = judge(agent, WORK | {"dirty": True, "base": None, "branch": "main"}, END)
+    assert unseen not in in_place.say
+
+
 def test_what_is_not_certain_is_said(agent: CodingAgent):
     unsure = judge(agent, WORK, END | {"verified": False})
     assert unsure.completed

@@ -105,6 +105,20 @@ async def test_a_follow_up_goes_on_in_its_conversation_and_on_its_branch(
     assert repository("show", f"{again['result']['branch']}:lines.txt") == "first\ntwo\nthree\nfour"
 
 
+async def test_without_a_sandbox_a_review_is_refused(
+    with_helper: Settings, repository: Callable[..., str], workspace: Path
+):
+    helper = with_helper.agents["helper"].model_copy(update={"profile": "review"})
+    reviewing = with_helper.model_copy(update={"agents": {"helper": helper}})
+    for settings, params in ((with_helper, {"profile": "review"}), (reviewing, {})):
+        async with in_memory(settings) as client:
+            error = await refused(client, "delegate_task", agent="helper", description="x", params=params)
+            assert error["errors"][0]["field"] == "params.profile"
+            assert "without a sandbox" in error["detail"]
+            assert "bubblewrap" in error["errors"][0]["fix"]
+            assert (await ask(client, "list_tasks"))["items"] == []
+
+
 async def test_what_it_cannot_be_held_to_is_refused(with_helper: Settings, repository: Callable[..., str]):
     async with in_memory(with_helper) as client:
         for params in ({"max_turns": 1}, {"max_cost_usd": 1}, {"model": "big"}):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcp_server.agent import WorkOrder
 from mcp_server.agents.registry import AgentRegistry, all_agents
 from mcp_server.errors import InvalidError
 from mcp_server.settings import AgentSettings, Settings, load_settings
@@ -71,6 +73,16 @@ def test_what_cannot_work_is_refused_at_the_start_with_its_field(
     assert wanted in found
     assert found[wanted].fix
     assert len(found) == 1
+
+
+def test_a_prompt_that_is_an_argument_is_no_longer_than_one_may_be(home: Path, workspace: Path):
+    agents = agents_of(home, {"pipe": GOOD, "argument": GOOD | {"args": ["-c", "{prompt}"]}})
+    order = WorkOrder("é" * 100_000, workspace=workspace, cwd=workspace)
+    assert not agents.get("pipe").check(order).reads_only
+    with pytest.raises(InvalidError) as caught:
+        agents.get("argument").check(order)
+    assert caught.value.issues[0].field == "description"
+    assert not agents.get("argument").check(replace(order, description="é" * 50_000)).reads_only
 
 
 def test_every_trouble_is_told_at_once(home: Path):

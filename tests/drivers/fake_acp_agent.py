@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -64,6 +65,10 @@ class Session:
         scripts = [line for said in self.prompts for line in said.splitlines() if line.startswith("[[")]
         for number, (verb, *words) in enumerate(json.loads(scripts[-1])):
             call: Json = {"toolCallId": f"call-{len(self.prompts)}-{number}"}
+            if verb == "first":
+                if len(self.prompts) > 1:
+                    continue
+                verb, *words = words[0]
             match verb:
                 case "say":
                     self.say(words[0])
@@ -87,6 +92,12 @@ class Session:
                     if answer == "allow":
                         Path(words[0]).write_text(words[1])
                         self.update("tool_call_update", **call | {"status": "completed"})
+                case "work":
+                    call |= {"title": words[0], "kind": words[1] if len(words) > 1 else "execute"}
+                    self.update("tool_call", **call | {"status": "in_progress"})
+                    if len(words) > 2:
+                        Path(words[2]).read_text()
+                    self.update("tool_call_update", **call | {"status": "completed"})
                 case "cost":
                     self.update("usage_update", used=1, size=2, cost={"amount": words[0], "currency": "USD"})
                 case "unknown":
@@ -99,6 +110,10 @@ class Session:
                     sys.stderr.flush()
                 case "exit":
                     sys.exit(words[0])
+                case "wait":
+                    Path(words[0]).read_text()
+                case "sh":
+                    subprocess.run(["/bin/sh", "-c", words[0]], stdin=subprocess.DEVNULL, check=True)
                 case "fail":
                     return {"error": {"code": words[0], "message": words[1]}}
                 case "await_cancel":
@@ -130,6 +145,7 @@ def main() -> None:
             case "initialize":
                 capable = {"loadSession": "--no-load" not in sys.argv}
                 result = {"result": {"protocolVersion": 1, "agentCapabilities": capable, "authMethods": []}}
+                result["result"]["agentInfo"] = {"name": "tester", "version": "1.2.3"}
             case "session/new":
                 session = Session(str(uuid.uuid4()))
                 sessions[session.id] = session

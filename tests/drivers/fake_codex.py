@@ -72,7 +72,7 @@ def run_app_server() -> None:
         params = message.get("params", {})
         match message.get("method"):
             case "initialize":
-                put({"id": message["id"], "result": {}})
+                put({"id": message["id"], "result": {"userAgent": "offhand/0.169.0 (Debian 12; x86_64)"}})
             case "thread/start" | "thread/resume" if params.get("threadId", THREAD) == THREAD:
                 put({"id": message["id"], "result": {"thread": {"id": THREAD}, "model": "model-1"}})
             case "thread/resume":

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mcp_server.drivers import clone
 from mcp_server.drivers.clone import WorkPlace
 from mcp_server.drivers.job import Job, Sandbox
@@ -83,6 +85,13 @@ class Ground:
         works = self.recorded("work")
         return works[-1] if works else {}
 
+    async def pause(self, place: WorkPlace) -> dict[str, Any]:
+        """The agent waits for an answer. What was recorded of its work so far."""
+        await clone.note(self.job, place, self.records)
+        self.job = replace(self.job, state={**self.job.state, **self.state})
+        works = self.recorded("work")
+        return works[-1] if works else {}
+
     def recorded(self, kind: str) -> list[dict[str, Any]]:
         lines = (self.records.folder / "records.jsonl").read_text().splitlines()
         return [record for record in map(json.loads, lines) if record["type"] == kind]
@@ -124,3 +133,22 @@ class Ground:
         folder = self.root / f"attempt-{self._attempts}"
         folder.mkdir()
         return Records(folder / "records.jsonl", io.StringIO())
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The tools that are at work, each time that a driver says something of one."""
+    at_work: list[dict[str, str]] = []
+    open_tools: dict[str, str] = {}
+
+    def began(_: Records, use: str, doing: str) -> None:
+        open_tools[use] = doing
+        at_work.append(dict(open_tools))
+
+    def ended(_: Records, use: str | None = None) -> None:
+        for name in [use] if use is not None else list(open_tools):
+            open_tools.pop(name, None)
+        at_work.append(dict(open_tools))
+
+    monkeypatch.setattr(Records, "began", began)
+    monkeypatch.setattr(Records, "ended", ended)
+    return at_work

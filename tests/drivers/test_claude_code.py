@@ -17,6 +17,7 @@ from mcp_server.drivers import claude_code, claude_tools
 from mcp_server.drivers.job import CommandRule, Job
 from mcp_server.drivers.records import RECORDS_NAME, Ask, End, Records
 from mcp_server.fingerprint import fingerprint
+from tests.drivers.repositories import watched
 
 FAKE = Path(__file__).with_name("fake_claude.py")
 PUSH = {"use": ["Bash", {"command": "git push"}]}
@@ -469,3 +470,23 @@ def test_what_it_does_is_told_in_a_few_words(tool: str, given: Json, said: str):
 )
 def test_how_a_command_ended_is_told_where_it_says_so(output: str, failed: bool, said: str):
     assert claude_tools.done("Bash", {"command": "make test"}, output, failed) == said
+
+
+async def test_while_a_tool_works_it_is_known_and_not_while_the_model_does(run: Run, monkeypatch: pytest.MonkeyPatch):
+    at_work = watched(monkeypatch)
+    bash = {"use": ["Bash", {"command": "make"}]}
+    await run([bash, {"use": ["Task", {"description": "help"}]}, {"say": "done"}], profile="full")
+    assert [list(each.values()) for each in at_work if each] == [["running make"]]
+    assert at_work[-1] == {}
+    at_work.clear()
+    half = {"type": "user", "message": {"content": []}}
+    open_tool = {"type": "control_request", "request_id": "r", "request": {"subtype": "hook_callback"}}
+    wish = {"tool_name": "Bash", "tool_input": {"command": "make"}, "tool_use_id": "left-open"}
+    open_tool["request"] = {"subtype": "hook_callback", "input": wish}
+    await run([open_tool, half, {"say": "the model goes on"}], profile="full")
+    assert at_work == [{"left-open": "running make"}, {}]
+
+
+async def test_its_version_is_recorded(run: Run):
+    ran = await run([{"type": "system", "subtype": "init", "session_id": "s", "claude_code_version": "2.1.329"}])
+    assert [record["version"] for record in ran.of("agent")] == ["2.1.329"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcp_server.drivers.clone import PlaceError
+from mcp_server.drivers.repository import Repository
 from tests.drivers.repositories import DEADLINE_SECONDS, USER, Ground
 
 
@@ -71,6 +74,47 @@ async def test_nothing_changed_leaves_no_branch(ground: Ground) -> None:
     work = await ground.keep(place)
     assert (work["branch"], work["commit"], work["files"], work["diff"]) == (None, None, [], None)
     assert ground.git("branch", "--format=%(refname:short)") == "main"
+
+
+async def test_a_task_with_pauses_is_one_commit_with_all_of_its_files(ground: Ground) -> None:
+    before = ground.untouched()
+    place = await ground.prepare()
+    (place.folder / "first.txt").write_text("1\n")
+    paused = await ground.pause(place)
+    assert ground.git("branch", "--format=%(refname:short)") == "main"
+    assert (paused["branch"], paused["commit"], paused["clone"]) == (
+        None,
+        None,
+        str(ground.root / "ours/clones/7/work"),
+    )
+    assert [file["path"] for file in paused["files"]] == ["first.txt"]
+    again = await ground.prepare()
+    assert (again.folder / "first.txt").read_text() == "1\n"
+    (again.folder / "second.txt").write_text("2\n")
+    await ground.pause(again)
+    again = await ground.prepare()
+    (again.folder / "third.txt").write_text("3\n")
+    work = await ground.keep(again)
+    assert ground.git("rev-parse", f"{work['branch']}^") == work["base"] == ground.git("rev-parse", "main")
+    assert [file["path"] for file in work["files"]] == ["first.txt", "second.txt", "third.txt"]
+    assert all(name in ground.diff for name in ("first.txt", "second.txt", "third.txt"))
+    assert "clone" not in work
+    assert ground.untouched() == before
+
+
+async def test_work_of_a_task_that_was_paused_and_never_went_on_comes_with_the_next(ground: Ground) -> None:
+    place = await ground.prepare()
+    (place.folder / "first.txt").write_text("1\n")
+    await ground.pause(place)
+    place = await ground.prepare(task_id="second", task_number=8)
+    (place.folder / "second.txt").write_text("2\n")
+    work = await ground.keep(place)
+    assert [file["path"] for file in work["files"]] == ["first.txt", "second.txt"]
+    assert ground.git("show", f"{work['branch']}:first.txt") == "1"
+
+
+async def test_a_pause_in_review_has_nothing_to_note(ground: Ground) -> None:
+    assert await ground.pause(await ground.prepare(profile="review")) == {}
 
 
 async def test_review_keeps_nothing(ground: Ground) -> None:
@@ -232,6 +276,107 @@ async def test_a_conversation_does_not_go_over_to_another_repository(tmp_path: P
     ground.git("init", "-q", str(other))
     with pytest.raises(PlaceError, match="another repository"):
         await ground.prepare(task_id="second", folder=str(other), workspace=str(other))
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u0085", "\x1c"])
+async def test_names_with_strange_ends_of_lines_are_names_like_others(tmp_path: Path, ground: Ground, end: str) -> None:
+    if end != "\x1c":  # git takes no such character into the name of a branch
+        ground.git("branch", f"on{end}it")
+    folder = tmp_path / f"odd{end}name"
+    ground.repository.rename(folder)
+    ground.repository = folder
+    place = await ground.prepare(folder=str(folder), workspace=str(folder))
+    (place.folder / "app.py").write_text("changed\n")
+    work = await ground.keep(place)
+    assert ground.git("rev-parse", work["branch"]) == work["commit"]
+
+
+async def test_a_folder_whose_name_has_a_line_break_is_refused_in_words(tmp_path: Path, ground: Ground) -> None:
+    folder = tmp_path / "two\nlines"
+    ground.repository.rename(folder)
+    with pytest.raises(PlaceError, match="line break"):
+        await ground.prepare(folder=str(folder), workspace=str(folder))
+
+
+@pytest.mark.parametrize("note", [None, "{}", "[", '{"branch": 1}'])
+async def test_without_the_note_of_its_clone_the_work_stays_there(ground: Ground, note: str | None) -> None:
+    place = await ground.prepare()
+    (place.folder / "app.py").write_text("changed\n")
+    path = ground.root / "ours/clones/7/clone.json"
+    path.unlink()
+    if note is not None:
+        path.write_text(note)
+    with pytest.raises(PlaceError, match=r"It is still in .*/clones/7/work"):
+        await ground.keep(place)
+
+
+async def test_a_broken_reference_keeps_no_work_back(ground: Ground) -> None:
+    missing = "1" * 40
+    (ground.repository / ".git/packed-refs").write_text(f"{missing} refs/heads/broken\n")
+    ground.write(".git/refs/remotes/origin/broken", f"{missing}\n")
+    place = await ground.prepare()
+    (place.folder / "app.py").write_text("changed\n")
+    work = await ground.keep(place)
+    assert ground.git("rev-parse", work["branch"]) == work["commit"]
+
+
+@pytest.mark.parametrize(
+    "lock", ["kept.git/index.lock", "kept.git/HEAD.lock", "kept.git/refs/heads/offhand/task-7-add-a-second-line.lock"]
+)
+async def test_locks_of_a_killed_git_keep_no_work_back(ground: Ground, lock: str) -> None:
+    place = await ground.prepare()
+    ground.write(lock, "", under=ground.root / "ours/clones/7")
+    theirs = ground.write(".git/refs/heads/offhand/task-7-add-a-second-line.lock", "")
+    os.utime(theirs, (1, 1))
+    place = await ground.prepare()
+    (place.folder / "app.py").write_text("changed\n")
+    work = await ground.keep(place)
+    assert ground.git("rev-parse", "offhand/task-7-add-a-second-line") == work["commit"]
+
+
+async def test_a_lock_that_somebody_may_hold_is_left(ground: Ground) -> None:
+    place = await ground.prepare()
+    theirs = ground.write(".git/refs/heads/offhand/task-7-add-a-second-line.lock", "")
+    (place.folder / "app.py").write_text("changed\n")
+    with pytest.raises(PlaceError, match="lock"):
+        await ground.keep(place)
+    assert theirs.exists()
+
+
+async def test_a_driver_that_is_killed_with_the_branch_brought_brings_it_once(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Repository.take
+
+    async def killed(*given: Any) -> None:
+        await take(*given)
+        raise asyncio.CancelledError
+
+    place = await ground.prepare()
+    (place.folder / "app.py").write_text("changed\n")
+    monkeypatch.setattr(Repository, "take", killed)
+    with pytest.raises(asyncio.CancelledError):
+        await ground.keep(place)
+    monkeypatch.setattr(Repository, "take", take)
+    note = json.loads((ground.root / "ours/clones/7/clone.json").read_text())
+    assert note["commit"] == ground.git("rev-parse", note["branch"])
+    place = await ground.prepare()
+    work = await ground.keep(place)
+    assert ground.git("for-each-ref", "--format=%(refname:short)", "refs/heads/offhand") == work["branch"]
+    assert ground.git("rev-parse", work["branch"]) == work["commit"]
+    assert [file["path"] for file in work["files"]] == ["app.py"]
+
+
+async def test_names_that_git_does_not_take_are_said(ground: Ground) -> None:
+    place = await ground.prepare()
+    for name in ("git~1", ".git /config", "app.py"):
+        ground.write(name, "x\n", under=place.folder)
+    (place.folder / ".gitmodules").symlink_to("app.py")
+    work = await ground.keep(place)
+    assert {file["path"] for file in work["files"]} == {"app.py"}
+    assert sorted(work["skipped"]) == [
+        f"{name}: git takes no such name" for name in (".git /config", ".gitmodules", "git~1")
+    ]
 
 
 async def test_taken_names_are_not_taken_again(ground: Ground) -> None:

@@ -21,6 +21,7 @@ from mcp_server.drivers.codex_items import Item, command_line
 from mcp_server.drivers.job import CommandRule, Job
 from mcp_server.drivers.records import End, Records
 from mcp_server.fingerprint import fingerprint
+from tests.drivers.repositories import watched
 
 PROGRAM = Path(__file__).with_name("fake_codex.py")
 COMMAND = "item/commandExecution/requestApproval"
@@ -581,3 +582,22 @@ def test_the_command_line_is_what_the_shell_is_told(command: str, line: str) -> 
 def test_many_files_are_not_all_named(tmp_path: Path) -> None:
     told = {"type": "fileChange", "changes": [{"path": str(tmp_path / f"{number}.py")} for number in range(5)]}
     assert Item.read(told).telling(tmp_path) == "editing 0.py, 1.py, 2.py and 2 more"
+
+
+@pytest.mark.parametrize("profile", ["edit", "full"])
+async def test_while_a_tool_works_it_is_known_and_not_while_the_model_does(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    at_work = watched(monkeypatch)
+    told, running = (notified, "inProgress") if profile == "edit" else (event, "in_progress")
+    await drive(
+        told("started", type="command_execution", id="1", command="make", status=running),
+        told("completed", type="command_execution", id="1", command="make", status="completed"),
+        told("started", type="reasoning", id="2", status=running),
+        profile=profile,
+    )
+    assert at_work == [{"1": "running make"}, {}, {}]
+
+
+async def test_the_app_server_tells_its_version(drive: Drive) -> None:
+    assert [record["version"] for record in (await drive()).of("agent")] == ["0.169.0"]

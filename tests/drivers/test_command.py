@@ -196,3 +196,8 @@ def test_values_are_not_filled_again():
 )
 def test_what_is_not_there_is_nothing(path: str, value: object):
     assert find({"a": {"b": 1}, "l": [2, 3]}, path) == value
+
+
+async def test_a_program_that_does_not_read_its_prompt_is_not_waited_for(tmp_path: Path):
+    end, _ = await run(tmp_path, "print('Done.')", prompt="x" * 2_000_000)
+    assert (end.outcome, end.text) == ("completed", "Done.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 
 from mcp_server.drivers import clone, host
 from mcp_server.drivers.job import Job
-from mcp_server.drivers.records import End, Records
+from mcp_server.drivers.records import Ask, End, Records
 
 DEADLINE_SECONDS = 60
 HOST = (sys.executable, "-I", "-m", "mcp_server.drivers")
@@ -198,6 +199,43 @@ async def test_a_driver_that_breaks_loses_no_work(
     assert git(repository, "show", f"{work['branch']}:two.txt") == "two"
 
 
+@pytest.mark.parametrize(
+    "pause",
+    [End(outcome="quota", text="later"), End(outcome="asks", text="?", ask=Ask("tool", {"tool": "x"}, "May I?"))],
+)
+async def test_a_pause_leaves_the_users_repository_alone_and_the_end_brings_all(
+    job: Callable[..., Job], tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, pause: End
+):
+    ends = iter([pause, End(outcome="asks", text="nothing to ask")])
+
+    async def works(job: Job, place: Path, records: Records) -> End:
+        end = next(ends)
+        (place / f"{end.text[0]}.txt").write_text("work")
+        return end
+
+    monkeypatch.setattr(host, "driver_of", lambda name: works)
+    assert await do(job("true"), tmp_path) == pause
+    assert git(repository, "branch", "--list", "offhand/*") == ""
+    assert records_in(tmp_path)[-1]["clone"] == str(tmp_path / "clones/7/clone/work")
+    await do(job("true"), tmp_path)  # it asks without a question, which is an end
+    work = records_in(tmp_path)[-1]
+    assert [file["path"] for file in work["files"]] == [f"{pause.text[0]}.txt", "n.txt"]
+    assert git(repository, "rev-list", "--count", f"main..{work['branch']}") == "1"
+
+
+async def test_a_pause_goes_on_where_its_work_could_not_be_looked_at(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pause = End(outcome="quota", text="later", until=5.0)
+
+    async def works(job: Job, place: Path, records: Records) -> End:
+        (tmp_path / "clones/7/clone/clone.json").unlink()
+        return pause
+
+    monkeypatch.setattr(host, "driver_of", lambda name: works)
+    assert await do(job("true"), tmp_path) == pause
+
+
 @pytest.mark.parametrize("error", [clone.PlaceError("no room"), OSError("no room"), KeyError("x")])
 async def test_work_that_cannot_be_kept_is_not_completed(
     job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -218,6 +256,45 @@ async def test_work_that_cannot_be_kept_is_not_completed(
     monkeypatch.setattr(host, "driver_of", lambda name: asking)
     end = await do(job("true"), tmp_path)
     assert (end.outcome, end.until) == ("quota", 5.0)
+
+
+async def test_a_tool_that_is_silent_is_told_of_until_it_has_ended(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told = asyncio.Event()
+
+    class Told(io.StringIO):
+        def write(self, s: str) -> int:
+            if s == "still running make\n":
+                told.set()
+            return super().write(s)
+
+    shown = Told()
+    records = Records(tmp_path / "records.jsonl", shown)
+
+    async def works(job: Job, place: Path, records: Records) -> End:
+        records.began("1", "running make")
+        await told.wait()
+        return End(outcome="completed", text="")
+
+    monkeypatch.setattr(host, "driver_of", lambda name: works)
+    assert (await host.do(job("true", still_seconds=0.01), records)).outcome == "completed"
+    assert {"type": "progress", "say": "still running make"} in records_in(tmp_path)
+
+
+def test_only_what_is_at_work_is_told_of(tmp_path: Path):
+    records = Records(tmp_path / "records.jsonl", io.StringIO())
+    records.still()
+    records.began("1", "running make")
+    records.began("2", "")
+    records.still()
+    records.ended("2")
+    records.ended("3")
+    records.still()
+    records.began("4", "reading x")
+    records.ended()
+    records.still()
+    assert [record["say"] for record in records_in(tmp_path)] == ["still at work", "still running make"]
 
 
 async def test_what_cannot_be_written_as_text_is_recorded_all_the_same(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -92,6 +93,21 @@ def test_the_place_of_work_is_writable_and_nothing_else(cage: Cage, ground: Grou
     cage.out("echo in > in; " + "; ".join(f"(mkdir -p {path.parent}; echo x > {path})" for path in outside) + "; true")
     assert (cage.place.folder / "in").read_text() == "in\n"
     assert not any(path.exists() for path in outside)
+
+
+def test_no_socket_answers(cage: Cage, ground: Ground) -> None:
+    path = ground.root / "user/s"
+    knock = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        assert ran([sys.executable, "-c", knock, str(path)], {}).returncode == 0
+        for strict in (False, True):
+            done = cage.run(f"'{sys.executable}' -c '{knock}' {path}", strict=strict)
+            assert done.returncode != 0
+            assert "Refused" in done.stderr or "NotFound" in done.stderr, done.stderr
+    path.unlink()
+    assert cage.out("echo in") == "in"
 
 
 def test_our_home_is_hidden_but_for_the_clone(cage: Cage, ground: Ground) -> None:
@@ -192,8 +208,9 @@ async def test_in_place_the_git_folder_stays_as_it_is(ground: Ground) -> None:
 
 
 def test_the_temporary_folder_is_its_own(cage: Cage) -> None:
-    assert cage.out('test "$TMPDIR" != /tmp && mktemp > /dev/null && echo x > /tmp/x && echo fine') == "fine"
-    assert not Path("/tmp/x").exists() or Path("/tmp/x").read_text() != "x\n"
+    ours = Path(f"/tmp/offhand-{secrets.token_hex(8)}")
+    assert cage.out(f'test "$TMPDIR" != /tmp && mktemp > /dev/null && echo x > {ours} && echo fine') == "fine"
+    assert not ours.exists()
 
 
 def test_sockets_of_the_machine_are_out_of_reach(cage: Cage, ground: Ground) -> None:

@@ -22,7 +22,8 @@ from mcp_server.clock import MICROSECONDS
 from mcp_server.drivers.records import DIFF_NAME
 from mcp_server.errors import StoreFullError, UnavailableError
 from mcp_server.executor import attempt as attempt_module
-from mcp_server.executor import worker as worker_module
+from mcp_server.executor import availability
+from mcp_server.executor import records as records_module
 from mcp_server.runtime import Runtime
 from mcp_server.settings import Settings
 from mcp_server.store.database import Event
@@ -215,6 +216,16 @@ async def test_what_is_no_driver_is_told_of_no_file(settings: Settings, recorder
     assert "OFFHAND_RECORDS" not in done["result"]["stdout"]
 
 
+async def test_how_it_ended_counts_also_after_more_records_than_are_read(
+    settings: Settings, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records_module, "FILE_LIMIT_BYTES", 100)
+    script = f"{progress('one ' * 30)}; {progress('two')}; {end()}"
+    async with served(settings) as (client, _, told):
+        done = await run(client, script, wait=20)
+    assert (done["status"], said(told)) == ("completed", [])
+
+
 # Pauses
 
 
@@ -239,6 +250,8 @@ async def test_a_question_waits_for_the_user_and_then_the_task_goes_on_with_what
     assert running == 0
     assert (done["status"], done["attempt"], done["result"]["turns"]) == ("completed", 2, 3)
     assert done["result"]["cost_usd"] == 0.75, "of both attempts"
+    used_each = [each["usage"] for each in done["attempts"]]
+    assert used_each == [{"turns": 1, "cost_usd": 0.5}, {"turns": 2, "cost_usd": 0.25}]
     assert [order.granted for order in recorder.orders] == [(), (approval.hash,)]
     assert [order.resumed for order in recorder.orders] == [False, True]
     assert [event.kind for event in told if event.kind.startswith("approval")] == ["approval.asked", "approval.decided"]
@@ -246,10 +259,13 @@ async def test_a_question_waits_for_the_user_and_then_the_task_goes_on_with_what
 
 async def test_a_question_that_is_denied_cancels_the_task(settings: Settings, recorder: Recorder):
     async with served(settings) as (client, runtime, _):
-        task = await run(client, asks(), wait=0)
+        task = await run(client, f"{record('work', clone='/clones/1/work', files=[])}; {asks()}", wait=0)
         await until(runtime, task["id"], "waiting_approval")
         await decide(runtime, task["id"], "deny")
         denied = await finished(client, task["id"])
+    (attempt,) = denied["attempts"]
+    assert attempt["clone"] == "/clones/1/work"
+    assert "usage" not in attempt
     assert (denied["status"], denied["reason"], len(recorder.orders)) == ("cancelled", "denied", 1)
 
 
@@ -399,7 +415,7 @@ async def test_a_link_in_place_of_the_diff_is_not_followed(settings: Settings, r
 async def test_an_agent_that_appears_starts_what_is_queued_for_it_and_one_that_disappears_is_told_of(
     settings: Settings, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "AGENT_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(availability, "AGENT_LOOK_SECONDS", 0.01)
     missing = Availability(installed=False, missing="recorder is not on PATH")
     recorder.available = missing
     async with served(settings) as (client, runtime, told):

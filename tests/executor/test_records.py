@@ -162,6 +162,50 @@ def test_what_comes_after_the_limit_is_not_read(path: Path, monkeypatch: pytest.
     assert reader.left_over() == len(json.dumps(said("three"))) + 1
 
 
+ENDED = {"type": "end", "outcome": "completed", "text": "Done.", "say": "", "reason": None, "may_pass": False} | {
+    "verified": True,
+    "until": None,
+    "ask": None,
+}
+
+
+def test_how_it_ended_is_read_from_a_file_that_is_too_long(path: Path, monkeypatch: pytest.MonkeyPatch):
+    append(path, said("one"))
+    monkeypatch.setattr(module, "FILE_LIMIT_BYTES", path.stat().st_size)
+    reader = RecordReader(path)
+    read_all(reader)
+    reader.take_end()
+    append(path, said("two"))
+    reader.take_end()
+    assert reader.records == []
+    append(path, json.dumps(ENDED).encode())
+    reader.take_end()
+    assert reader.records == [], "half a line is none"
+    append(path, b"\n")
+    reader.take_end()
+    assert reader.records == [ENDED]
+
+
+def test_how_it_ended_is_read_once(path: Path):
+    append(path, ENDED)
+    reader = RecordReader(path)
+    read_all(reader)
+    reader.take_end()
+    assert reader.records == [ENDED]
+
+
+def test_a_last_line_that_is_too_long_is_left_out(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "FILE_LIMIT_BYTES", 0)
+    monkeypatch.setattr(module, "LINE_LIMIT_BYTES", 1000)
+    append(path, ENDED | {"text": "x" * 1000})
+    reader = RecordReader(path)
+    reader.take_end()
+    assert reader.records == []
+    append(path, ENDED)
+    reader.take_end()
+    assert reader.records == [ENDED]
+
+
 def test_progress_without_end_is_told_up_to_a_limit(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "PROGRESS_LIMIT", 3)
     append(path, *(said(str(number)) for number in range(2)))

@@ -188,8 +188,12 @@ async def test_a_killed_supervisor_is_an_interrupted_attempt_and_its_leftovers_a
         await gate.reached()
         before = place.task_processes()
         (supervisor,) = runtime.worker.supervisor_pids()
+        assert not runtime.worker.has_orphans()
         os.kill(supervisor, signal.SIGKILL)
+        assert wait_for_exit(supervisor, 10)
+        assert runtime.worker.has_orphans(), "nobody comes in at the desk until they are ended"
         await gate.reached()
+        assert not runtime.worker.has_orphans()
         after = place.task_processes()
         gate.go_on()
         done = await finished(client, "t")

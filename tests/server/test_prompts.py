@@ -126,7 +126,7 @@ async def test_the_guide_has_the_rules_and_what_is_there_now(connect: Door):
 
     assert INSTRUCTIONS.strip() in text
     assert "WORKSPACES now: work." in text
-    assert "- echo (installed): " in text
+    assert "- echo (ready): " in text
     assert "- codex (not installed): " in text
 
 

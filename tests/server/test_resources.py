@@ -34,7 +34,7 @@ async def test_a_record_reads_as_the_tools_answer_it(connect: Door):
             f"session://{session}": await ask(client, "get_session", session_id=session),
             f"memory://{memory}": await ask(client, "search", id=memory),
             f"task://{task}": await ask(client, "get_task", task_id=task),
-            "agent://echo": (await ask(client, "list_agents"))["items"][2],
+            "agent://echo": {each["name"]: each for each in (await ask(client, "list_agents"))["items"]}["echo"],
         }
         records = {uri: await read_json(client, uri) for uri in answers}
         number = await read_json(client, f"task://{answers[f'task://{task}']['number']}")

@@ -114,6 +114,16 @@ async def test_what_was_not_approved_is_told_so(settings: Settings, decision: An
     assert told["say"].endswith("so it is cancelled.")
 
 
+async def test_what_waits_for_its_time_is_told_with_it(settings: Settings):
+    clock = [1_800_000_000_000_000]
+    async with in_memory(settings, now=lambda: clock[0]) as client:
+        later = await ask(client, "delegate_task", agent="echo", description="x", run_after=7200, wait=0, task_id="t")
+        clock[0] += 7_199_000_000
+        soon = await ask(client, "get_task", task_id="t")
+    assert later["say"] == "Task 1 begins in 2 hours."
+    assert soon["say"] == "Task 1 begins in a moment."
+
+
 async def test_an_old_answer_is_told_with_its_age(settings: Settings):
     clock = [1_800_000_000_000_000]
 

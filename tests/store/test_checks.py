@@ -18,6 +18,11 @@ from tests.hosting import hosted
 from tests.store.house import new_task, open_house
 from tests.store.tour import tour
 
+ASKED = """
+INSERT INTO approval (about, status, action, hash, say, created_at, expires_at, id, task_number)
+SELECT 'task', 'pending', '{}', 'hash', 'May it?', 1, 2, 'asked',
+"""
+
 
 @pytest.fixture
 async def path(tmp_path: Path) -> Path:
@@ -33,6 +38,7 @@ async def path(tmp_path: Path) -> Path:
             await house.memories.store(type="fact", content="new", key="v")
             await house.artifacts.add(name="budget.txt", content="numbers", session_id="kept", id="a9")
             await house.tasks.create(new_task("reckon the budget", session_id="kept"), id="t9")
+            await house.tasks.create(new_task("later", run_after=2**60), id="kept-waiting")
             task = await house.attempts.claim(["echo"])
             assert task is not None
             await house.attempts.append_output(task, [("stdout", 0, b"out")])
@@ -81,6 +87,13 @@ def test_a_sound_store_has_nothing_wrong_with_it_and_is_left_alone(path: Path):
         ("queue", ["UPDATE task SET behind_lane = 1 WHERE id = 't9'"]),
         ("queue", ["UPDATE queue_length SET count = count + 1"]),
         ("queue", ["INSERT INTO queue_length (agent, count) VALUES ('nobody', 3)"]),
+        ("approvals", ["UPDATE task SET status = 'waiting_approval' WHERE id = 'kept-waiting'"]),
+        ("approvals", [f"{ASKED} number FROM task WHERE id = 't9'"]),
+        ("references", ["PRAGMA foreign_keys = OFF", f"{ASKED} 4711"]),
+        (
+            "references",
+            ["PRAGMA foreign_keys = OFF", "INSERT INTO conversation_state VALUES ('nobody', 'echo', '{}', 1)"],
+        ),
     ],
 )
 def test_what_can_be_mended_is_found_and_mended(path: Path, check: str, commands: list[str]):
@@ -172,6 +185,16 @@ def test_the_queue_is_reckoned_anew_from_the_tasks(path: Path):
         ask(path, "SELECT id, behind_conversation, behind_lane FROM task ORDER BY number"),
         ask(path, reckon),
     ) == right
+
+
+def test_nothing_waits_for_ever_and_no_question_is_left_to_answer(path: Path):
+    spoil(path, "UPDATE task SET status = 'waiting_approval' WHERE id = 'kept-waiting'")
+    spoil(path, f"{ASKED} number FROM task WHERE id = 't9'")
+    assert check_store(path, repair=True).sound
+    assert ask(path, "SELECT status, reason, finished_at > 0 FROM task WHERE id = 'kept-waiting'") == [
+        ("cancelled", "expired", 1)
+    ]
+    assert ask(path, "SELECT status, decided_at > 2 FROM approval WHERE id = 'asked'") == [("withdrawn", 1)]
 
 
 async def test_a_store_in_use_is_not_looked_at(path: Path):

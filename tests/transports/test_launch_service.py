@@ -21,6 +21,7 @@ from mcp_server.transports import launch
 from mcp_server.transports.service_file import manager_environment, start_command
 from tests.transports.raw_client import DEADLINE_SECONDS, call, text_of
 from tests.transports.shim_process import ShimProcess, environment
+from tests.transports.small_server import say_where
 from tests.transports.test_shim_start import COMMAND, SMALL, calls, servers_end_with_the_test, stand_in
 
 __all__ = ["servers_end_with_the_test"]
@@ -31,7 +32,10 @@ SERVE = f"subprocess.Popen([*{COMMAND!r}, {{home!r}}], start_new_session=True, s
 
 
 class Manager:
-    """What stands in place of systemctl and launchctl: notes what it is asked, and runs the code of the test."""
+    """What stands in place of systemctl and launchctl: notes what it is asked, and runs the code of the test.
+
+    In the code, TIMES is how often it was asked, and SERVE starts a server that outlives it.
+    """
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -42,12 +46,17 @@ class Manager:
     def answer(self, code: str, name: str = "systemctl") -> None:
         script = self.folder / name
         noting = f"with open({str(self._log)!r}, 'a') as log: print(*sys.argv[1:], file=log)"
-        code = code.replace("SERVE", SERVE.format(home=str(self._home)))
+        once = f"len(open({str(self._log)!r}).readlines())"
+        code = code.replace("TIMES", once).replace("SERVE", SERVE.format(home=str(self._home)))
         script.write_text(f"#!{sys.executable}\nimport os, subprocess, sys, time\n{noting}\n{code}\n")
         script.chmod(0o700)
 
     def asked(self) -> list[str]:
         return self._log.read_text().splitlines() if self._log.exists() else []
+
+    def asked_for(self) -> set[str]:
+        """The same, however often: the launcher asks again while it waits."""
+        return set(self.asked())
 
 
 @pytest.fixture(autouse=True)
@@ -107,15 +116,23 @@ def start(home: Path, code: str = SMALL, platform: str = sys.platform, **constan
     return ran.stdout
 
 
+def serving(home: Path) -> str:
+    return f"os.execv(sys.executable, [*{COMMAND!r}, {str(home)!r}])"
+
+
+AFTER_LAUNCH = "while not os.path.exists({home!r} + '/start.lock'): time.sleep(0.01)"
+"""Until a launcher has begun."""
+
+
 # The service
 
 
 async def test_the_service_of_this_home_is_started_and_no_second_server(home: Path, manager: Manager) -> None:
     install(home)
-    manager.answer("SERVE")
+    manager.answer("TIMES == 1 and SERVE")
     async with ShimProcess.run(home, stand_in(home, SMALL)) as client:
         assert text_of(await client.ask(call(1, "who"))) == "desk"
-    assert manager.asked() == [ASK]
+    assert manager.asked_for() == {ASK}
     assert not was_spawned(home)
 
 
@@ -129,26 +146,59 @@ while os.getppid() == int(sys.argv[1]):
 os.execv(sys.executable, [*{COMMAND!r}, {str(home)!r}])
 """
     words = f"[sys.executable, '-c', {server!r}, str(os.getpid())]"
-    manager.answer(f"subprocess.Popen({words}, start_new_session=True, stdout=2)")
+    manager.answer(f"TIMES == 1 and subprocess.Popen({words}, start_new_session=True, stdout=2)")
     assert start(home) == ""
     assert not was_spawned(home)
 
 
 async def test_a_running_server_is_not_asked_for(home: Path, manager: Manager) -> None:
     install(home)
-    manager.answer("SERVE")
+    manager.answer("TIMES == 1 and SERVE")
     assert start(home) == ""
+    before = manager.asked()
     async with ShimProcess.run(home, stand_in(home, SMALL)) as client:
         assert text_of(await client.ask(call(1, "who"))) == "desk"
-    assert manager.asked() == [ASK]
+    assert manager.asked() == before
 
 
 def test_a_stop_that_is_under_way_is_waited_for_and_not_undone(home: Path, manager: Manager) -> None:
     install(home)
     refusal = "Transaction for offhand.service/start is destructive (offhand.service has 'stop' job queued, ...)."
-    manager.answer(f"len(open({str(home / 'asked')!r}).readlines()) < 3 and sys.exit({refusal!r}); SERVE")
+    manager.answer(f"TIMES < 3 and sys.exit({refusal!r}); TIMES == 3 and SERVE")
     assert start(home) == ""
-    assert manager.asked() == [ASK] * 3
+    assert len(manager.asked()) >= 3
+    assert not was_spawned(home)
+
+
+def test_a_service_whose_server_is_just_ending_is_asked_for_again(home: Path, manager: Manager) -> None:
+    """Until systemd has seen the end, it is started already."""
+    install(home)
+    manager.answer("TIMES == 2 and SERVE")
+    assert start(home) == ""
+    assert len(manager.asked()) >= 2
+    assert not was_spawned(home)
+
+
+def test_a_service_that_was_killed_comes_back_unasked(home: Path, manager: Manager) -> None:
+    """To ask before systemd restarts it would count as a start of its own."""
+    install(home)
+    manager.answer("")
+    say_where(home, pid=2**22 + 1)
+    restarting = f"import os, sys, time\n{AFTER_LAUNCH.format(home=str(home))}\n{serving(home)}"
+    with subprocess.Popen([sys.executable, "-c", restarting], stdout=subprocess.DEVNULL) as server:
+        assert start(home, RESTART_SECONDS=DEADLINE_SECONDS) == ""
+        server.kill()
+    (home / "server.json").unlink()
+    assert manager.asked() == []
+    assert not was_spawned(home)
+
+
+def test_a_service_that_was_killed_and_does_not_come_back_is_asked_for(home: Path, manager: Manager) -> None:
+    install(home)
+    manager.answer("TIMES == 1 and SERVE")
+    say_where(home, pid=2**22 + 1)
+    assert start(home, RESTART_SECONDS=0.1) == ""
+    assert manager.asked_for() == {ASK}
     assert not was_spawned(home)
 
 
@@ -189,7 +239,7 @@ def test_a_service_that_does_not_come_up_in_time_is_replaced(home: Path, manager
     manager.answer(answer)
     assert start(home, SERVICE_SECONDS=1.0) == ""
     assert was_spawned(home)
-    assert len(manager.asked()) == 1
+    assert manager.asked_for() == {ASK}
 
 
 # Whose service it is
@@ -220,7 +270,7 @@ def test_the_agent_of_launchd_is_kicked(home: Path, manager: Manager, monkeypatc
     agent = Launchd()
     agent.path.parent.mkdir(parents=True)
     agent.path.write_text(agent.text(Setup(("/offhand", "serve"), {"OFFHAND_HOME": str(home)}, home)))
-    manager.answer("SERVE", "launchctl")
+    manager.answer("TIMES == 1 and SERVE", "launchctl")
     other, default = start_command("/another"), start_command(default_home_path())
     assert start(home, platform="darwin") == ""
     agent.path.write_text(agent.text(Setup(("/offhand", "serve"), {}, home)))
@@ -228,7 +278,7 @@ def test_the_agent_of_launchd_is_kicked(home: Path, manager: Manager, monkeypatc
     agent.path.write_text("damaged")
 
     assert (other, default) == (None, None)
-    assert manager.asked() == [f"kickstart gui/{os.getuid()}/local.offhand"]
+    assert manager.asked_for() == {f"kickstart gui/{os.getuid()}/local.offhand"}
     assert named is not None
     assert start_command(default_home_path()) is None
 
@@ -260,60 +310,59 @@ def rivals(home: Path) -> Generator[list[subprocess.Popen[bytes]]]:
             (home / "server.json").unlink()
 
 
-def rival(home: Path, then: str) -> subprocess.Popen[bytes]:
-    """A process that owns the store, and does `then` once a spawn has lost to it. Returns when it owns it."""
-    code = f"""
+def rival_code(home: Path, when: str, then: str) -> str:
+    """Of a process that takes the store, and does `then` as soon as `when` is true."""
+    return f"""
 import fcntl, os, sys, time
 lock = open({str(home / launch.STORE_LOCK)!r}, "ab")
 fcntl.flock(lock, fcntl.LOCK_EX)
 os.set_inheritable(lock.fileno(), True)
 print("mine", flush=True)
 os.dup2(2, 1)
-while not os.path.exists({str(home / "lost")!r}):
+while not ({when}):
     time.sleep(0.01)
 {then}
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+
+
+def rival(home: Path, when: str, then: str) -> subprocess.Popen[bytes]:
+    """Returns when it has the store."""
+    process = subprocess.Popen([sys.executable, "-c", rival_code(home, when, then)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == b"mine\n"
     return process
 
 
-def losing(home: Path) -> str:
-    """A server that ends at once where another owns the store, as the real one does."""
-    return f"""
-import fcntl
-lock = open({str(home / launch.STORE_LOCK)!r}, "ab")
-try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    open({str(home / "lost")!r}, "w").close()
-    sys.exit("it is served already, by another process")
-{SMALL}
-"""
+def test_a_server_that_is_coming_up_is_waited_for(home: Path, rivals: list[subprocess.Popen[bytes]]) -> None:
+    """It has the store, and has not yet said where it listens."""
+    begun = f"os.path.exists({str(home / 'start.lock')!r})"
+    rivals.append(rival(home, begun, serving(home)))
+    assert start(home) == ""
+    assert not was_spawned(home)
 
 
-def test_a_server_that_is_coming_up_is_waited_for_by_whoever_lost_to_it(
-    home: Path, rivals: list[subprocess.Popen[bytes]]
-) -> None:
-    """It owns the store, and has not yet said where it listens."""
-    rivals.append(rival(home, f"os.execv(sys.executable, [*{COMMAND!r}, {str(home)!r}])"))
-    assert start(home, losing(home)) == ""
+def test_the_place_of_a_server_that_ends_is_taken(home: Path, rivals: list[subprocess.Popen[bytes]]) -> None:
+    begun = f"os.path.exists({str(home / 'start.lock')!r})"
+    rivals.append(rival(home, begun, "sys.exit(1)"))
+    assert start(home) == ""
     assert len(calls(home)) == 1
 
 
-def test_the_place_of_a_server_that_died_while_coming_up_is_taken(
-    home: Path, rivals: list[subprocess.Popen[bytes]]
-) -> None:
-    rivals.append(rival(home, "sys.exit(1)"))
-    assert start(home, losing(home), ALONE_SECONDS=DEADLINE_SECONDS) == ""
-    assert len(calls(home)) >= 2
-
-
-def test_a_server_that_owns_nothing_yet_when_we_lose_to_it_is_waited_for(home: Path) -> None:
-    """It had taken the port, which comes first."""
-    code = f"import subprocess; {SERVE.format(home=str(home))}; sys.exit('the port is taken')"
+@pytest.mark.parametrize("late", [False, True], ids=["has the store", "has only the port"])
+def test_a_server_that_we_lost_to_is_waited_for(home: Path, late: bool) -> None:
+    """It began when ours did, and ours ends before it says where it listens; `late`: before it has the store, even."""
+    ended = "not os.path.exists('/proc/' + sys.argv[1])"
+    faster = rival_code(home, ended, serving(home))
+    if late:
+        faster = f"import os, sys, time\nwhile not ({ended}):\n    time.sleep(0.01)\n{faster}"
+    code = f"""
+import subprocess, sys
+words = [{sys.executable!r}, "-c", {faster!r}, str(os.getpid())]
+faster = subprocess.Popen(words, start_new_session=True, stdout={2 if late else "subprocess.PIPE"})
+faster.stdout and faster.stdout.readline()
+sys.exit("it is served already")
+"""
     assert start(home, code, ALONE_SECONDS=DEADLINE_SECONDS) == ""
     assert len(calls(home)) == 1
 
@@ -321,7 +370,8 @@ def test_a_server_that_owns_nothing_yet_when_we_lose_to_it_is_waited_for(home: P
 def test_a_server_that_never_comes_up_is_not_waited_for_without_end(home: Path) -> None:
     with open(home / launch.STORE_LOCK, "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "did not come up" in start(home, losing(home), START_SECONDS=2.0)
+        assert "did not come up" in start(home, START_SECONDS=1.0)
+    assert not was_spawned(home)
 
 
 def test_the_lock_that_is_looked_at_is_that_of_the_store() -> None:

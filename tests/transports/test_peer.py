@@ -137,7 +137,9 @@ def test_ancestors_that_the_system_hides_are_other_users_and_no_tasks(monkeypatc
         assert not descends_from_task(pid, ())
 
 
-def admitted(home: Path, roots: Collection[int] = (), **environment: str) -> tuple[Caller | None, int]:
+def admitted(
+    home: Path, roots: Collection[int] = (), *, orphans: bool = False, **environment: str
+) -> tuple[Caller | None, int]:
     """Whom the desk takes a real process for, and its pid."""
     path = str(home / "door")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -147,7 +149,7 @@ def admitted(home: Path, roots: Collection[int] = (), **environment: str) -> tup
         with subprocess.Popen([sys.executable, "-c", KNOCK, path], env=os.environ | environment) as knocking:
             accepted, _ = listener.accept()
             with accepted:
-                return desk_admission(lambda: roots)(accepted), knocking.pid
+                return desk_admission(lambda: roots, lambda: orphans)(accepted), knocking.pid
 
 
 def test_the_user_comes_in_at_the_desk(home: Path) -> None:
@@ -161,6 +163,10 @@ def test_a_task_does_not_come_in_at_the_desk(home: Path) -> None:
 @linux_only
 def test_an_attempt_does_not_come_in_at_the_desk(home: Path) -> None:
     assert admitted(home, OFFHAND_ATTEMPT="a1")[0] is None
+
+
+def test_nobody_comes_in_while_an_orphan_of_a_task_may_live(home: Path) -> None:
+    assert admitted(home, orphans=True)[0] is None
 
 
 def test_another_user_does_not_come_in_at_the_desk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ async def test_a_follow_up_waits_for_the_conversation_before_it(house: House):
     assert await claim_ids(house) == []
     await house.attempts.finish(await house.tasks.get("t2"), STOPPED)
     assert await claim_ids(house) == ["t3"]
-    assert await house.attempts.conversation(await house.tasks.get("t3")) == ("one", "yes")
+    assert await house.attempts.conversation(await house.tasks.get("t3")) == ("one", "yes", "turn 2")
 
 
 async def test_two_claims_at_once_never_take_the_same_task(house: House):

@@ -16,7 +16,7 @@ from mcp_server.callers import CALLER_KEY, Caller
 from mcp_server.errors import InvalidError
 from mcp_server.settings import load_settings
 from mcp_server.web.auth import LoopbackDoor
-from tests.server.doors import ask, refused
+from tests.server.doors import ask
 from tests.server.processes import Place, ServerProcess
 from tests.web.test_http import ACCEPT, LIST, META, MODERN, assert_problem, bearer
 
@@ -71,11 +71,11 @@ async def test_a_client_without_a_key_is_a_phone_named_loopback(keyless: ServerP
         Client(streamable_http_client(f"{keyless.url}/mcp", http_client=http), mode=mode) as client,
     ):
         done = await ask(client, "delegate_task", agent="echo", description="hello", wait=10)
-        denied = await refused(client, "delegate_task", agent="shell", params={"command": ["id"]})
+        asked = await ask(client, "delegate_task", agent="shell", params={"command": ["id"]})
 
     assert done["status"] == "completed"
     assert done["created_by"] == {"level": "phone", "name": "loopback"}
-    assert denied["type"] == "urn:offhand:problem:forbidden", "the policy applies to it as to every phone"
+    assert asked["status"] == "waiting_approval", "the policy applies to it as to every phone"
 
 
 @pytest.mark.parametrize("headers", PROXIES, ids=lambda headers: "-".join(next(iter(headers.items()))))

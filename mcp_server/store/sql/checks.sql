@@ -46,6 +46,15 @@ SELECT count(*) AS count FROM (
                        UNION ALL SELECT agent, -count(*) FROM task WHERE status = 'queued' GROUP BY agent)
     GROUP BY agent HAVING sum(count) <> 0);
 
+-- check_asked_for_nothing: pending approvals whose task does not wait for an answer
+SELECT count(*) AS count FROM approval JOIN task ON task.number = approval.task_number
+WHERE approval.status = 'pending' AND task.status <> 'waiting_approval';
+
+-- check_waits_for_nothing: tasks that wait for an answer to no question
+SELECT count(*) AS count FROM task
+WHERE status = 'waiting_approval'
+  AND NOT EXISTS (SELECT 1 FROM approval WHERE task_number = number AND approval.status = 'pending');
+
 -- repair_session_of_chunk: sessions that chunks belong to, made anew
 INSERT INTO session (id, title, participants, metadata, status, request, caller, created_at, updated_at)
 SELECT DISTINCT session_id, 'Recovered', '[]', '{}', 'active', '', '{"level":"desk","name":"doctor"}', :now, :now
@@ -74,6 +83,12 @@ DELETE FROM attempt WHERE task_number NOT IN (SELECT number FROM task);
 
 -- repair_orphan_versions: earlier versions of memories that are gone
 DELETE FROM memory_version WHERE memory_id NOT IN (SELECT id FROM memory);
+
+-- repair_orphan_approvals: questions about tasks that are gone
+DELETE FROM approval WHERE task_number NOT IN (SELECT number FROM task);
+
+-- repair_orphan_states: what was remembered of conversations that are gone
+DELETE FROM conversation_state WHERE conversation_id NOT IN (SELECT id FROM task);
 
 -- repair_index_empty: take everything out of the search index
 INSERT INTO search_text (search_text) VALUES ('delete-all');
@@ -125,3 +140,12 @@ INSERT INTO queue_length (agent, count)
 SELECT agent, sum(waiting) FROM (SELECT agent, 0 AS waiting FROM queue_length
                                  UNION ALL SELECT agent, 1 FROM task WHERE status = 'queued') GROUP BY agent
 ON CONFLICT (agent) DO UPDATE SET count = excluded.count;
+
+-- repair_asked_for_nothing: nobody needs to answer them
+UPDATE approval SET status = 'withdrawn', decided_at = :now
+WHERE status = 'pending' AND (SELECT task.status FROM task WHERE number = task_number) <> 'waiting_approval';
+
+-- repair_waits_for_nothing: no answer means no
+UPDATE task SET status = 'cancelled', reason = 'expired', finished_at = :now, updated_at = :now
+WHERE status = 'waiting_approval'
+  AND NOT EXISTS (SELECT 1 FROM approval WHERE task_number = number AND approval.status = 'pending');

@@ -126,9 +126,11 @@ WHERE task.number < :before AND (:status IS NULL OR task.status = :status)
   AND (:lane IS NULL OR task.lane = :lane)
 ORDER BY task.number DESC LIMIT :limit;
 
--- task_conversation: the finished tasks of one conversation, oldest first
+-- task_conversation: the tasks of one conversation that ended and had begun, oldest first
 SELECT description, summary FROM task
-WHERE conversation_id = :conversation_id AND number < :number AND status = 'completed' ORDER BY number;
+WHERE conversation_id = :conversation_id AND number < :number AND attempt > 0
+  AND status IN ('completed', 'failed', 'cancelled')
+ORDER BY number;
 
 -- attempt_insert: an attempt begins
 INSERT INTO attempt (task_number, attempt, fence, status, started_at)
