@@ -16,7 +16,7 @@ run: $(VENV)/run.stamp ## Serve this checkout as workspace "offhand", and send o
 	@exec $(BIN)/offhand serve --workspace offhand="$(CURDIR)" --hello offhand
 
 test: $(VENV)/dev.stamp ## Run the tests and the checks that need no other program
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 acceptance: $(VENV)/dev.stamp ## Run real clients against the server as it ships
 	$(BIN)/python -m pytest -q -m acceptance -n 3 --dist loadfile tests/acceptance $(ARGS)
