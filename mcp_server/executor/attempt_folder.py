@@ -183,7 +183,10 @@ class AttemptFolder:
     def is_lost(self) -> bool:
         """Whether its supervisor was killed, and what that left behind may still be alive."""
         started = self.started()
-        return started is not None and self.supervisor_pid() != started.pid and not (self.path / "status.json").exists()
+        if started is None or (self.path / "status.json").exists():
+            return False
+        # One of an earlier release does not say who it is; another than the first is here to end what is left.
+        return not self.is_alive() or self.supervisor_pid() not in (None, started.pid)
 
     def open_pidfd(self) -> int | None:
         """A file descriptor that becomes readable when the supervisor ends (Linux). None where none is alive.

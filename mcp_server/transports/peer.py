@@ -6,6 +6,8 @@ not be able to approve itself. Where we cannot tell, we refuse.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -19,6 +21,11 @@ from mcp_server.callers import DESK, Caller
 
 COOKIE = b"OFFHAND_ATTEMPT="
 """In the environment of every process of a task."""
+
+WAIT_SECONDS = 15.0
+"""For what a killed supervisor left behind to be ended: TERM, its grace, KILL."""
+
+LOOK_SECONDS = 0.02
 
 # macOS, <sys/un.h>: the standard library has no name for the second.
 _SOL_LOCAL = 0
@@ -63,22 +70,38 @@ def descends_from_task(pid: int, task_roots: Collection[int]) -> bool:
         return True
 
 
-def desk_admission(
-    task_roots: Callable[[], Collection[int]], has_orphans: Callable[[], bool] = lambda: False
-) -> Callable[[socket.socket], Caller | None]:
-    """An `admit` for the desk's sockets: `DESK` for the same user's processes that are no part of a task, else None.
+class DeskAdmission:
+    """Says who is at a desk's socket: `DESK` for the same user's processes that are no part of a task, else None.
 
-    `task_roots` gives the pids of the supervisors that run now; `has_orphans` says whether one was killed and its task
-    is not ended yet: for that moment nobody comes in. Both are asked at each connection.
+    `task_roots` gives the pids of the supervisors that run now. `has_orphans` says whether one was killed and its task
+    is not ended yet: some of its processes may descend from none, so whoever comes meanwhile has to wait until they are
+    ended, and is looked at then.
     """
 
-    def admit(sock: socket.socket) -> Caller | None:
+    def __init__(self, task_roots: Callable[[], Collection[int]], has_orphans: Callable[[], bool]) -> None:
+        self._task_roots = task_roots
+        self._has_orphans = has_orphans
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has to wait."""
+        return not self._has_orphans()
+
+    async def opened(self) -> None:
+        """Return once nobody has to wait, or after some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not self.is_open:
+                    await asyncio.sleep(LOOK_SECONDS)
+
+    def __call__(self, sock: socket.socket) -> Caller | None:
+        """Who is at the other end of an accepted socket. One who is gone by now is nobody."""
         peer = peer_of(sock)
-        if peer is None or not same_user(peer) or descends_from_task(peer.pid, task_roots()) or has_orphans():
+        if peer is None or not same_user(peer) or not self.is_open:
+            return None
+        if descends_from_task(peer.pid, self._task_roots()):
             return None
         return DESK
-
-    return admit
 
 
 def _line_of_descent(pid: int) -> Iterator[int]:

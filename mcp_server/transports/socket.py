@@ -10,12 +10,13 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskStatus
 from mcp.server import MCPServer
 from mcp.server.lowlevel import Server
@@ -45,11 +46,13 @@ async def serve_mcp_socket(
     path: Path,
     *,
     admit: Admit,
+    opened: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `server` on a unix socket of mode 0600 until cancelled; then every connection closes within a second.
 
-    `admit` says who is calling, from the accepted socket; it must be quick. None refuses the connection.
+    `admit` says who is calling, from the accepted socket; it must be quick. None refuses the connection. `opened` is
+    awaited before.
     A connection whose client closes its end, or its sending half, ends: calls still running are cancelled.
 
     Raises:
@@ -59,7 +62,7 @@ async def serve_mcp_socket(
     inner = lowlevel(server)
     with _listening_at(path) as listener:
         async with inner.lifespan(inner) as state, anyio.create_task_group() as connections:
-            door = _Door(inner, state, admit)
+            door = _Door(inner, state, admit, opened)
             task_status.started()
             try:
                 while True:
@@ -121,10 +124,11 @@ async def _accept(listener: socket.socket) -> socket.socket | None:
 class _Door:
     """Receives the connections of one socket."""
 
-    def __init__(self, lowlevel: Server[Any], state: Any, admit: Admit) -> None:
+    def __init__(self, lowlevel: Server[Any], state: Any, admit: Admit, opened: Callable[[], Awaitable[None]]) -> None:
         self._lowlevel = lowlevel
         self._state = state
         self._admit = admit
+        self._opened = opened
         self._writers: set[asyncio.StreamWriter] = set()
 
     def close_soon(self) -> None:
@@ -136,6 +140,7 @@ class _Door:
         """Serve one connection to its end. Whatever goes wrong stays in it."""
         with accepted:
             try:
+                await self._opened()
                 caller = self._admit(accepted)
                 if caller is None:
                     _refuse(accepted)

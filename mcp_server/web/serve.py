@@ -24,13 +24,12 @@ from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mcp_server.callers import Caller
 from mcp_server.errors import AlreadyServingError, UnavailableError
 from mcp_server.paths import make_private, private, read_server_file, socket_folder
 from mcp_server.release import release
 from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
-from mcp_server.transports.peer import desk_admission
+from mcp_server.transports.peer import DeskAdmission
 from mcp_server.transports.socket import serve_mcp_socket
 from mcp_server.web.app import open_app
 from mcp_server.web.auth import DeskDoor
@@ -101,7 +100,7 @@ async def _doors(runtime: Runtime, tcp: socket.socket) -> AsyncGenerator[Address
     settings = runtime.settings
     folder = make_private(socket_folder(settings.home))
     address = Address(settings.host, tcp.getsockname()[1], folder / "mcp.sock", folder / "http.sock")
-    admit = desk_admission(runtime.worker.supervisor_pids, runtime.worker.has_orphans)
+    admit = DeskAdmission(runtime.worker.supervisor_pids, runtime.worker.has_orphans)
     async with open_app(runtime) as (app, server):
         with _unix_listener(address.http_socket) as unix:
             async with anyio.create_task_group() as group:
@@ -109,7 +108,8 @@ async def _doors(runtime: Runtime, tcp: socket.socket) -> AsyncGenerator[Address
                 over_unix = _Server(DeskDoor(app), partial(_DeskProtocol, admit=admit))
                 group.start_soon(over_tcp.serve_on, tcp)
                 group.start_soon(over_unix.serve_on, unix)
-                mcp_scope = await _start(group, partial(serve_mcp_socket, server, address.mcp_socket, admit=admit))
+                serve_mcp = partial(serve_mcp_socket, server, address.mcp_socket, admit=admit, opened=admit.opened)
+                mcp_scope = await _start(group, serve_mcp)
                 with _server_file(settings.home, address):
                     yield address
                 await runtime.live.ended(STREAM_GRACE_SECONDS)
@@ -181,14 +181,28 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class _DeskProtocol(HttpToolsProtocol):
-    """HTTP over the unix socket: whoever is not the user, or is part of a task, is sent away at once."""
+    """HTTP over the unix socket: whoever is not the user, or is part of a task, is sent away before a word is read."""
 
-    def __init__(self, *args: Any, admit: Callable[[socket.socket], Caller | None], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, admit: DeskAdmission, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._admit = admit
+        self._waiting: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self._admit.is_open:
+            self._look(transport)
+        else:
+            transport.pause_reading()
+            self._waiting = asyncio.get_running_loop().create_task(self._let_in_later(transport))
+
+    async def _let_in_later(self, transport: asyncio.Transport) -> None:
+        await self._admit.opened()
+        self._look(transport)
+        if not transport.is_closing():
+            transport.resume_reading()
+
+    def _look(self, transport: asyncio.Transport) -> None:
         if self._admit(transport.get_extra_info("socket")) is None:
             transport.abort()
 

@@ -114,7 +114,7 @@ def test_the_commands_of_offhand_work_as_shown(block: Block, home: Path, monkeyp
         if words[:2] == ["offhand", "serve"]:
             serve = offhand.commands["serve"]
             assert isinstance(serve, click.Command)
-            serve.make_context("serve", words[2:])
+            serve.make_context("serve", words[2:], parent=click.Context(offhand, **offhand.context_settings))
         elif words[0] == "offhand":
             words += ["--dry-run"] if words[1] == "setup" and len(words) > 2 else []
             done = runner.invoke(offhand, words[1:], catch_exceptions=False)

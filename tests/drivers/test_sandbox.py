@@ -24,6 +24,9 @@ from tests.drivers.repositories import DEADLINE_SECONDS, Ground
 PROGRAM, WHY = bubblewrap(os.environ.get("PATH", os.defpath))
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=WHY)
 
+PYTHON = os.path.realpath(sys.executable)
+"""Not by way of a virtual environment, which may lie in a place that is hidden inside."""
+
 OPEN_ALL = """
 import os
 for top in ("/proc", "/sys"):
@@ -103,7 +106,7 @@ def test_no_socket_answers(cage: Cage, ground: Ground) -> None:
         listener.listen()
         assert ran([sys.executable, "-c", knock, str(path)], {}).returncode == 0
         for strict in (False, True):
-            done = cage.run(f"'{sys.executable}' -c '{knock}' {path}", strict=strict)
+            done = cage.run(f"'{PYTHON}' -c '{knock}' {path}", strict=strict)
             assert done.returncode != 0
             assert "Refused" in done.stderr or "NotFound" in done.stderr, done.stderr
     path.unlink()
@@ -258,7 +261,7 @@ def test_no_rights_are_left_and_none_can_be_got_back(cage: Cage, ground: Ground)
         done = cage.run(script)
         assert "secret" not in done.stdout
         assert done.returncode != 0, script
-    opened = cage.out(f"{sys.executable} -I -S -c '{OPEN_ALL}'").split()
+    opened = cage.out(f"{PYTHON} -I -S -c '{OPEN_ALL}'").split()
     assert not {path for path in opened if not path.startswith("/proc/pressure/")}
     assert not (ground.root / "user/x").exists()
     assert not Path("/usr/x").exists()

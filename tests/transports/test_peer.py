@@ -12,7 +12,7 @@ import pytest
 
 from mcp_server.callers import DESK, Caller
 from mcp_server.transports import launch, peer
-from mcp_server.transports.peer import Peer, descends_from_task, desk_admission, peer_of, same_user
+from mcp_server.transports.peer import DeskAdmission, Peer, descends_from_task, peer_of, same_user
 
 TALK = "import sys; print('up', flush=True); sys.stdin.read()"
 KNOCK = """
@@ -138,7 +138,7 @@ def test_ancestors_that_the_system_hides_are_other_users_and_no_tasks(monkeypatc
 
 
 def admitted(
-    home: Path, roots: Collection[int] = (), *, orphans: bool = False, **environment: str
+    home: Path, roots: Collection[int] = (), *, orphans: bool = False, gone: bool = False, **environment: str
 ) -> tuple[Caller | None, int]:
     """Whom the desk takes a real process for, and its pid."""
     path = str(home / "door")
@@ -149,7 +149,10 @@ def admitted(
         with subprocess.Popen([sys.executable, "-c", KNOCK, path], env=os.environ | environment) as knocking:
             accepted, _ = listener.accept()
             with accepted:
-                return desk_admission(lambda: roots, lambda: orphans)(accepted), knocking.pid
+                if gone:
+                    knocking.kill()
+                    knocking.wait()
+                return DeskAdmission(lambda: roots, lambda: orphans)(accepted), knocking.pid
 
 
 def test_the_user_comes_in_at_the_desk(home: Path) -> None:
@@ -167,6 +170,22 @@ def test_an_attempt_does_not_come_in_at_the_desk(home: Path) -> None:
 
 def test_nobody_comes_in_while_an_orphan_of_a_task_may_live(home: Path) -> None:
     assert admitted(home, orphans=True)[0] is None
+
+
+async def test_whoever_comes_meanwhile_waits_until_it_is_ended() -> None:
+    orphans = iter([True, True, True, False])
+    seen: list[bool] = []
+
+    def has_orphans() -> bool:
+        seen.append(next(orphans))
+        return seen[-1]
+
+    await DeskAdmission(list, has_orphans).opened()
+    assert seen == [True, True, True, False]
+
+
+def test_one_who_is_gone_by_then_is_nobody(home: Path) -> None:
+    assert admitted(home, gone=True)[0] is None
 
 
 def test_another_user_does_not_come_in_at_the_desk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
