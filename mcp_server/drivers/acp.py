@@ -24,7 +24,7 @@ from mcp_server.drivers.acp_calls import Call
 from mcp_server.drivers.job import Job
 from mcp_server.drivers.permissions import decide
 from mcp_server.drivers.process import LINE_LIMIT_BYTES, STDERR_KEPT_BYTES
-from mcp_server.drivers.prompts import further, opening
+from mcp_server.drivers.prompts import further, let_through, opening
 from mcp_server.drivers.records import Ask, End, Records
 from mcp_server.drivers.sandbox import wrapped
 from mcp_server.drivers.trouble import trouble
@@ -32,6 +32,9 @@ from mcp_server.fingerprint import fingerprint
 
 START_SECONDS = 120.0
 """For the agent to say who it is and to open a session; some install things at their first start."""
+
+CANCEL_SECONDS = 10.0
+"""For the agent to end a turn that the user must be asked in; then its process is ended."""
 
 SILENCE_SECONDS = 0.5
 _COMMAND = re.compile(r"[\s\ufeff]*[/$]")
@@ -97,6 +100,8 @@ class _Turn:
         self._answer: list[str] = []
         self._calls: dict[str, Call] = {}
         self._ask: Ask | None = None
+        self._cancelling: asyncio.Task[None] | None = None
+        self._asking = asyncio.Event()
         self._cost: float | None = None
 
     async def work(self, agent: ClientSideConnection) -> End:
@@ -106,9 +111,26 @@ class _Turn:
             prompt = await self._open(agent)
         self._records.state(session=self._session, task=self._job.task_id)
         self._live = True
-        answer = await agent.prompt(session_id=self._session, prompt=[acp.text_block(_as_text(prompt))])
-        self._count(answer)
-        return self._ended(answer.stop_reason)
+        answer = await self._answered(agent, prompt)
+        if answer is not None:
+            self._count(answer)
+        return self._ended(answer.stop_reason if answer is not None else "cancelled")
+
+    async def _answered(self, agent: ClientSideConnection, prompt: str) -> schema.PromptResponse | None:
+        """How the turn ended. None: it was to end for a question to the user, and did not, or not well."""
+        asking = asyncio.create_task(self._asking.wait())
+        turn = asyncio.create_task(agent.prompt(session_id=self._session, prompt=[acp.text_block(_as_text(prompt))]))
+        try:
+            await asyncio.wait([turn, asking], return_when=asyncio.FIRST_COMPLETED)
+            if not turn.done():
+                await asyncio.wait([turn], timeout=CANCEL_SECONDS)
+            if self._ask is not None and (not turn.done() or turn.exception() is not None):
+                return None
+            return turn.result()
+        finally:
+            for task in (turn, asking):
+                task.cancel()
+            await asyncio.wait([turn, asking])
 
     async def _open(self, agent: ClientSideConnection) -> str:
         """Make `self._session` the conversation to go on in. Returns what to tell the agent."""
@@ -159,7 +181,7 @@ class _Turn:
                 self._follow(update.tool_call_id, call)
             case schema.UsageUpdate(cost=cost) if cost is not None and cost.currency.upper() == "USD":
                 self._cost = cost.amount
-                await self._watch_cost()
+                self._watch_cost()
             case _:
                 pass
 
@@ -171,14 +193,14 @@ class _Turn:
         request = call.request(self._place)
         decision = "deny" if self._ask else decide(self._job, request, self._place)
         if decision == "ask" and session_id == self._session:
-            await self._stop_to_ask(
-                Ask("tool", request.action(self._job), f"{self._job.title} wants to {call.wish}.", call.diff), call.wish
-            )
+            say = f"{self._job.title} wants to {call.wish}."
+            self._stop_to_ask(Ask("tool", request.action(self._job), say, call.diff), call.wish)
         if decision == "deny" and not self._ask:
             self._records.denied(request.tool, request.input, f"the profile {self._job.profile} does not allow it")
         if decision == "allow":
             self._tell(call)
             call.allowed = True
+            let_through(self._job, self._records, fingerprint(request.action(self._job)))
         self._follow(tool_call.tool_call_id, call)
         wanted = "allow_once" if decision == "allow" else "reject_once"
         chosen = next((option for option in options if option.kind == wanted), None)
@@ -225,7 +247,7 @@ class _Turn:
         if limit is not None and len(self._calls) > limit and not self._ask:
             self._spent(f"{limit} steps", {"max_turns": limit})
 
-    async def _watch_cost(self) -> None:
+    def _watch_cost(self) -> None:
         limit, spent = self._job.max_cost_usd, self._spent_usd()
         if limit is not None and spent is not None and spent > limit and not self._ask:
             self._spent(f"{spent:.2f} of {limit:.2f} dollars", {"max_cost_usd": limit})
@@ -233,14 +255,13 @@ class _Turn:
     def _spent(self, what: str, budget: Mapping[str, Any]) -> None:
         action = {"agent": self._job.agent, "task": self._job.task_id, "budget": dict(budget), "spent": what}
         say = f"{self._job.title} has used {what}. Shall it go on for as much again?"
-        self._ask = Ask("budget", action, say)
-        self._records.state(asked={"hash": fingerprint(action), "about": "budget", "what": "to go on"})
-        asyncio.get_running_loop().create_task(self._cancel())
+        self._stop_to_ask(Ask("budget", action, say), "to go on")
 
-    async def _stop_to_ask(self, ask: Ask, what: str) -> None:
+    def _stop_to_ask(self, ask: Ask, what: str) -> None:
         self._ask = ask
         self._records.state(asked={"hash": fingerprint(ask.action), "about": ask.about, "what": what})
-        asyncio.get_running_loop().create_task(self._cancel())
+        self._cancelling = asyncio.create_task(self._cancel())  # held: the event loop alone would forget it
+        self._asking.set()
 
     async def _cancel(self) -> None:
         assert self._agent is not None
@@ -266,7 +287,11 @@ class _Turn:
 
     def _spent_usd(self) -> float | None:
         """Of this attempt: what agents tell is of the whole session."""
-        return None if self._cost is None else max(0.0, self._cost - float(self._job.state.get("cost_usd", 0.0)))
+        if self._cost is None:
+            return None
+        state = self._job.state
+        before = float(state.get("cost_usd", 0.0)) if self._session == state.get("session") else 0.0
+        return max(0.0, self._cost - before)
 
     def _ended(self, stop_reason: str) -> End:
         if self._ask is not None:

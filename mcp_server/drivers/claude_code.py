@@ -23,6 +23,7 @@ from mcp_server.drivers.claude_start import GO_ON, Start, afresh, arguments, env
 from mcp_server.drivers.job import Decision, Job
 from mcp_server.drivers.permissions import decide
 from mcp_server.drivers.process import AgentProcess, agent_process
+from mcp_server.drivers.prompts import let_through
 from mcp_server.drivers.records import Ask, End, Records
 from mcp_server.drivers.sandbox import wrapped
 from mcp_server.fingerprint import fingerprint
@@ -204,7 +205,7 @@ class _Turn:
             self._records.denied(tool, given, why)
             return "deny", why
         if decision == "allow":
-            self._let_through(fingerprint(asked.action(self._job)))
+            let_through(self._job, self._records, fingerprint(asked.action(self._job)))
             if use_id not in self._uses:
                 self._uses[use_id] = (tool, given)
                 self._tell("")
@@ -221,11 +222,6 @@ class _Turn:
         say = f"{self._job.title} wants to {self._wish}."
         self._ask = Ask("tool", asked.action(self._job), say, claude_tools.diff(tool, given))
         return "ask", ""
-
-    def _let_through(self, action: str) -> None:
-        """What was asked is being done: an attempt that comes after this one need not do it again."""
-        if action == object_of(self._job.state.get("asked")).get("hash"):
-            self._records.state(asked=None)
 
     def _remember(self, ask: Ask, *, deferred: bool) -> None:
         asked = {"hash": fingerprint(ask.action), "about": ask.about, "what": self._wish, "deferred": deferred}

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_server.drivers import claude_tools
-from mcp_server.drivers.claude_events import Event, object_of, text_of
+from mcp_server.drivers.claude_events import object_of, text_of
 from mcp_server.drivers.job import Job
+from mcp_server.drivers.prompts import further, opening
 
 OPTIONS = (
     *("--print", "--verbose", "--input-format", "stream-json", "--output-format", "stream-json"),
@@ -43,9 +44,6 @@ _SYSTEM_IN_PLACE = (
 NOTES = ("CLAUDE.md", "AGENTS.md")
 _NOTES = "The project has notes for those who work on it: read {names} first."
 GO_ON = "You were interrupted. Go on with the task where you were; look first at what is done already."
-_ALLOWED = "The user has allowed what you asked for: {what}. Do exactly that now, and go on with the task."
-_MORE = "You may go on with the task where you were."
-_EARLIER = "This goes on with an earlier conversation, of which this is what was said:\n\n{earlier}\n\nNow:\n\n{prompt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +67,12 @@ def start_of(job: Job) -> Start:
         return Start(session, True, GO_ON)
     if asked.get("deferred"):
         return Start(session, True, None)
-    return Start(session, True, _allowed(asked))
+    return Start(session, True, further(job))
 
 
 def afresh(job: Job) -> Start:
     """A new conversation, with what was said in an earlier one."""
-    prompt = job.prompt
-    if job.earlier:
-        prompt = _EARLIER.format(earlier="\n\n".join(job.earlier), prompt=prompt)
-    return Start(str(uuid.uuid4()), False, prompt)
-
-
-def _allowed(asked: Event) -> str:
-    return _ALLOWED.format(what=text_of(asked.get("what"))) if asked.get("about") == "tool" else _MORE
+    return Start(str(uuid.uuid4()), False, opening(job))
 
 
 def _system(job: Job, place: Path) -> str:

@@ -18,8 +18,10 @@ from mcp_server.drivers.codex_turn import LOST, NOT_UNDERSTOOD, Turn
 from mcp_server.drivers.job import Decision
 from mcp_server.drivers.permissions import ToolRequest, decide
 from mcp_server.drivers.process import AgentProcess, agent_process
+from mcp_server.drivers.prompts import let_through
 from mcp_server.drivers.records import Ask, End
 from mcp_server.drivers.sandbox import wrapped
+from mcp_server.fingerprint import fingerprint
 
 Policy = Literal["untrusted", "on-request", "never"]
 Message = Mapping[str, Any]
@@ -220,6 +222,7 @@ class _Talk:
             return "cancel"
         decision: Decision = decide(job, request, self._turn.place.resolve())
         if decision == "allow":
+            let_through(job, records, fingerprint(request.action(job)))
             return "accept"
         if decision == "deny":
             records.denied(request.tool, request.input, f"a rule, or the profile {job.profile}, does not allow it")

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from mcp_server.drivers.job import Job
 from mcp_server.drivers.process import AgentProcess, agent_process
+from mcp_server.drivers.prompts import further
 from mcp_server.drivers.records import TEXT_LIMIT_BYTES, End, Records
 from mcp_server.drivers.sandbox import wrapped
 from mcp_server.drivers.trouble import trouble
@@ -22,7 +23,6 @@ from mcp_server.drivers.trouble import trouble
 PLACEHOLDERS = ("prompt", "cwd", "model", "conversation", "profile", "task_id", "task_number")
 JSON_LIMIT_BYTES = 64 * 1024 * 1024
 SHOWN_CHARACTERS = 2000
-GO_ON = "You were interrupted. Go on with this task where you were; look first at what is done already.\n\n"
 
 _PART = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
 _USAGE = ("turns", "input_tokens", "output_tokens", "cost_usd")
@@ -34,8 +34,7 @@ async def drive(job: Job, place: Path, records: Records) -> End:
     prompt = job.prompt
     if _goes_on(job):
         templates = job.options["continue_args"]
-        if job.state.get("task") == job.task_id:
-            prompt = GO_ON + prompt
+        prompt = further(job)
     values = {
         "prompt": prompt,
         "cwd": str(place),

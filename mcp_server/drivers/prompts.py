@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from mcp_server.drivers.job import Job
+from mcp_server.drivers.records import Records
 
 _GO_ON = "You were interrupted. Go on with this task where you were; look first at what is done already.\n\n{prompt}"
 _ALLOWED = "The user has allowed what you asked for: {what}. Do exactly that now, and go on with the task."
@@ -30,3 +31,9 @@ def further(job: Job) -> str:
     if asked.get("hash") in job.granted:
         return _ALLOWED.format(what=asked["what"]) if asked.get("about") == "tool" else _MORE
     return _GO_ON.format(prompt=job.prompt)
+
+
+def let_through(job: Job, records: Records, action: str) -> None:
+    """What the user allowed, by its fingerprint, is being done: a later attempt is not told to do it again."""
+    if action == cast(dict[str, str], job.state.get("asked") or {}).get("hash"):
+        records.state(asked=None)

@@ -12,7 +12,9 @@ _SIGN_IN = re.compile(
     r"api[ _]key (is )?(not |in)valid|invalid[ _]api[ _]key)\b",
     re.IGNORECASE,
 )
-_QUOTA = re.compile(r"\b(429\b|rate.?limit|quota|usage limit|too many requests|resource.?exhausted)", re.IGNORECASE)
+_QUOTA = re.compile(
+    r"\b(429\b|rate.?limit|(?<!disk )quota|usage limit|too many requests|resource.?exhausted)", re.IGNORECASE
+)
 _PASSES = re.compile(
     r"\b(5\d\d|overloaded|unavailable|timed? ?out|connection (reset|refused|closed)|econn\w+|fetch failed)\b",
     re.IGNORECASE,

@@ -84,6 +84,13 @@ class Session:
                     if answer == "allow":
                         output = {"type": "content", "content": {"type": "text", "text": words[1]}}
                         self.update("tool_call_update", **call | {"status": "completed", "content": [output]})
+                case "run_deaf":
+                    call |= {"title": "shell", "kind": "execute", "rawInput": {"command": words[0]}}
+                    self.allowed(call)
+                    if words[1] == "error":
+                        return {"error": {"code": 500, "message": "the tool was taken away"}}
+                    while True:  # deaf to the cancel
+                        receive()
                 case "edit":
                     diff = {"type": "diff", "path": words[0], "oldText": None, "newText": words[1]}
                     call |= {"title": "edit", "kind": "edit", "status": "pending", "content": [diff]}

@@ -161,6 +161,35 @@ async def test_what_was_allowed_is_done_in_the_same_session_and_nothing_else(dri
     assert third.end == End(outcome="completed", text="Gone.")
 
 
+@pytest.mark.parametrize("then", ["error", "silence"])
+async def test_a_question_is_not_lost_where_the_agent_does_not_end_its_turn_well(
+    drive: Drive, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acp, "CANCEL_SECONDS", 0.2)
+    done = await drive(["run_deaf", "rm -rf build", then])
+    assert done.end.outcome == "asks"
+    assert done.end.ask.action["input"] == {"command": "rm -rf build"}
+
+
+async def test_what_was_allowed_and_done_is_not_told_to_be_done_again(drive: Drive, tmp_path: Path) -> None:
+    script = [["run", "rm -rf build", ""], ["exit", 9]]
+    first = await drive(*script)
+    granted = (fingerprint(first.end.ask.action),)
+    second = await drive(*script, state=first.state, granted=granted)
+    assert second.end.reason == "agent_ended"
+    await drive(["say", "x"], state=first.state | second.state, granted=granted)
+    prompts = json.loads((tmp_path / "sessions" / f"{first.state['session']}.json").read_text())
+    assert [prompt.split(".")[0] for prompt in prompts[1:]] == [
+        "The user has allowed what you asked for: run rm -rf build",
+        "You were interrupted",
+    ]
+
+
+async def test_costs_of_a_session_that_was_lost_are_not_taken_off_a_new_one(drive: Drive) -> None:
+    done = await drive(["cost", 0.5], ["say", "x"], state={"session": "gone", "cost_usd": 9.0, "task": "task-0"})
+    assert done.of("usage")[0]["cost_usd"] == 0.5
+
+
 async def test_a_review_is_refused_what_changes_things(drive: Drive, place: Path) -> None:
     done = await drive(["edit", str(place / "a"), "x"], ["run", "make", ""], ["say", "Looked."], profile="review")
     assert done.end == End(outcome="completed", text="Looked.")

@@ -330,6 +330,7 @@ class TestAppServer:
 
         granted = (fingerprint(ask.action),)
         again = await drive(TOUCH, state=first.state, granted=granted)
+        assert again.state["asked"] is None, "a later attempt is not told to do it again"
         assert again.notes("answer")[0]["result"] == {"decision": "accept"}
         assert again.end.outcome == "completed"
         [prompt] = again.notes("prompt")

@@ -42,6 +42,7 @@ def test_no_time_is_made_up(text: str) -> None:
         ("Error 500", "agent_error", True),
         ("the file has 4290 lines", "agent_error", False),
         ("no such model", "agent_error", False),
+        ("write failed: Disk quota exceeded", "agent_error", False),
     ],
 )
 def test_what_went_wrong_is_told_apart(text: str, reason: str, may_pass: bool) -> None:
